@@ -1,0 +1,79 @@
+"""The one place that picks a device, a dtype and the kernels; no other file names "cuda"."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlmamba import ssd
+from mlmamba.errors import UserError
+
+
+class Kernels(NamedTuple):
+    """The three operations that have a faster form on some devices; signatures as in `mlmamba.ssd`."""
+
+    name: str
+    scan: Callable[..., tuple[Tensor, Tensor]]
+    step: Callable[..., tuple[Tensor, Tensor]]
+    conv: Callable[..., tuple[Tensor, Tensor]]
+
+
+PLAIN = Kernels("plain PyTorch", ssd.ssd, ssd.ssd_step, ssd.causal_conv)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a model runs and with what."""
+
+    device: torch.device
+    dtype: torch.dtype
+    kernels: str
+
+    def __str__(self) -> str:
+        return f"{self.device} · {str(self.dtype).removeprefix('torch.')} · {self.kernels}"
+
+
+def choose(device: str = "auto", dtype: str | torch.dtype = "auto") -> Backend:
+    """Turn what was asked for into a backend. Raises UserError when the machine doesn't have it.
+
+    "auto" is CUDA where there is one, else Apple's GPU, else the CPU; bfloat16 on GPUs that have it (float16 on
+    older ones) and float32 elsewhere, since float32 is as fast on CPUs one token at a time and exact.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        device = "cuda" if cuda else "mps" if mps else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f'There is no device "{device}"; use "auto", "cpu", "cuda" or "mps".') from error
+    if (chosen.type == "cuda" and not cuda) or (chosen.type == "mps" and not mps):
+        raise UserError(f'This machine has no "{chosen.type}" device that PyTorch can use; choose "auto" or "cpu".')
+    if dtype == "auto":
+        gpu = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float16
+        dtype = gpu if chosen.type == "cuda" else torch.float32
+    if isinstance(dtype, str):
+        named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        if dtype not in named:
+            raise UserError(f'There is no dtype "{dtype}"; use "auto", {", ".join(named)}.')
+        dtype = named[dtype]
+    return Backend(chosen, dtype, kernels_for(chosen.type).name)
+
+
+@cache
+def kernels_for(device_type: str) -> Kernels:
+    """The fastest kernels that can be had on this kind of device."""
+    if device_type != "cuda" or importlib.util.find_spec("mamba_ssm") is None:
+        return PLAIN
+    from mlmamba import cuda_kernels
+
+    return Kernels(cuda_kernels.NAME, cuda_kernels.scan, cuda_kernels.step, cuda_kernels.conv)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given, so that a clock read now is true."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()

@@ -1,0 +1,174 @@
+"""Talking about one picture: prompts, sampling, and the state that is carried from turn to turn."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mlmamba.backend import synchronize
+from mlmamba.errors import UserError
+from mlmamba.mamba2 import State
+
+if TYPE_CHECKING:
+    from mlmamba.model import MLMamba
+
+MAX_QUESTION = 2000  # characters
+
+
+class ChatTokenizer:
+    """Text ↔ ids, and the prompt that the model was trained with."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
+        marks = {"<image>", "<|user|>", "<|assistant|>", "<|endoftext|>", *(mark.strip() for mark in special)}
+        self._marks = re.compile("|".join(re.escape(mark) for mark in sorted(marks)))
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def plain(self, message: str) -> str:
+        """The message without anything that would read as a mark of the prompt."""
+        while (cleaned := self._marks.sub("", message)) != message:  # what is left may join to a new mark
+            message = cleaned
+        return message.strip()
+
+    def prompt(self, message: str, first: bool) -> list[int]:
+        """Ids of a user turn up to where the reply begins."""
+        return self.encode(f"{'' if first else chr(10)}<|user|>\n{self.plain(message)}<|endoftext|>\n<|assistant|>\n")
+
+    def reply(self, text: str) -> list[int]:
+        """Ids of a reply with its end."""
+        return self.encode(f"{self.plain(text)}<|endoftext|>")
+
+
+@dataclass
+class Timings:
+    """Where the time of one answer went; seconds, and tokens (a patch counts as one)."""
+
+    vision_s: float = 0.0
+    prefill_s: float = 0.0
+    prefill_tokens: int = 0
+    first_token_s: float = 0.0
+    decode_s: float = 0.0
+    decode_tokens: int = 0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Decoding speed, the first token (which belongs to the prefill) not counted."""
+        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
+
+
+class Conversation:
+    """One picture, what was said about it, and the model's state after it.
+
+    The state is carried: a later question reads its own tokens only. Undo, a change of connector and a given history
+    drop the state; it is rebuilt from picture and turns when the next question comes.
+    """
+
+    def __init__(
+        self,
+        model: "MLMamba",
+        image: Image.Image,
+        connector: str | None = None,
+        history: Sequence[tuple[str, str]] = (),
+    ):
+        self.model = model
+        self.image = image
+        self.connector = model.check_connector(connector)
+        self.turns: list[tuple[str, str]] = [(question, answer) for question, answer in history]
+        self.timings: Timings | None = None
+        self._patches: Tensor | None = None
+        self._state: State | None = None
+        self._unread: list[int] = []  # ids that were said but not yet read into the state
+
+    def use(self, connector: str) -> None:
+        """Go on with another connector."""
+        if self.model.check_connector(connector) != self.connector:
+            self.connector, self._state = connector, None
+
+    def undo(self) -> None:
+        """Forget the last turn."""
+        if self.turns:
+            self.turns.pop()
+            self._state = None
+
+    @torch.inference_mode()
+    def ask(
+        self,
+        question: str,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        stop: threading.Event | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[str]:
+        """Answer piece by piece. Closing the iterator or setting `stop` ends the answer; what was said is kept."""
+        check_question(question)
+        model, tokenizer = self.model, self.model.chat_tokenizer
+        timings, start = Timings(), time.perf_counter()
+        embeds = self._unread_embeds(tokenizer.prompt(question, first=not self.turns), timings)
+        timings.prefill_tokens = embeds.shape[1]
+        before = time.perf_counter()
+        output = model.language_model(embeds, self._state, last_only=True)
+        answer, text, unread = [], "", [model.config.end_of_turn]
+        try:
+            while True:
+                token = model.sample(output.logits[0, -1], temperature, generator)
+                now = time.perf_counter()
+                if not answer:
+                    timings.prefill_s, timings.first_token_s, before = now - before, now - start, now
+                else:
+                    timings.decode_tokens, timings.decode_s = timings.decode_tokens + 1, now - before
+                if token == model.config.end_of_turn:
+                    break
+                answer.append(token)
+                unread = [token, model.config.end_of_turn]
+                longer = tokenizer.decode(answer)
+                if not longer.endswith("\ufffd"):  # half a character: wait for the rest of its bytes
+                    yield longer[len(text) :]
+                    text = longer
+                if len(answer) >= max_new_tokens or (stop is not None and stop.is_set()):
+                    break
+                output = model.language_model(model.embed([token]), output.state)
+                unread = [model.config.end_of_turn]
+        except GeneratorExit:
+            pass  # the listener left; what was said is kept below
+        self._state, self._unread = output.state, unread
+        self.turns.append((question, text))
+        self.timings = timings
+
+    def _unread_embeds(self, prompt: list[int], timings: Timings) -> Tensor:
+        """Embeddings of all that the state has not seen: just the prompt, or picture, turns and prompt."""
+        model, tokenizer = self.model, self.model.chat_tokenizer
+        if self._state is not None:
+            return model.embed(self._unread + prompt)
+        start = time.perf_counter()
+        if self._patches is None:
+            self._patches = model.see(self.image)
+        features = model.connector(self._patches, model.grid, self.connector).features
+        synchronize(model.backend.device)
+        timings.vision_s = time.perf_counter() - start
+        said: list[int] = []
+        for i, (question, answer) in enumerate(self.turns):
+            said += tokenizer.prompt(question, first=i == 0) + tokenizer.reply(answer)
+        text = model.embed(said + prompt)
+        return torch.cat([features.to(text.dtype), text], dim=1)
+
+
+def check_question(question: str) -> None:
+    """Raise UserError for a question that can't be asked."""
+    if not question.strip():
+        raise UserError("Please type a question about the picture.")
+    if len(question) > MAX_QUESTION:
+        raise UserError(f"Please ask in at most {MAX_QUESTION:,} characters; this question has {len(question):,}.")

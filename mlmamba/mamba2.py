@@ -1,0 +1,147 @@
+"""Mamba-2: the selective scan of one direction, the block around it, and the language model."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlmamba.backend import kernels_for
+from mlmamba.config import ConnectorConfig, LanguageConfig
+from mlmamba.ssd import Scan
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What one layer carries from token to token: conv (b, d_conv-1, d_inner + 2n), ssm (b, h, p, n) in float32."""
+
+    conv: Tensor
+    ssm: Tensor
+
+
+State = tuple[LayerState, ...]
+
+
+def state_bytes(state: State) -> int:
+    """Memory of a carried state; it does not grow with what was read."""
+    return sum(t.numel() * t.element_size() for layer in state for t in (layer.conv, layer.ssm))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight in float32; with a gate, of x * silu(gate)."""
+
+    def __init__(self, d: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d))
+        self.eps = eps
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        x = x.float()
+        if gate is not None:
+            x = x * F.silu(gate.float())
+        return F.rms_norm(x, (x.shape[-1],), self.weight.float(), self.eps)
+
+
+class SelectiveScan(nn.Module):
+    """One direction: convolution, Δ, A and D of its own, over a sequence that was projected to (z, x, B, C, Δ)."""
+
+    def __init__(self, config: ConnectorConfig | LanguageConfig):
+        super().__init__()
+        self.heads, self.head_dim, self.d_state = config.n_heads, config.head_dim, config.d_state
+        d_conv = config.d_inner + 2 * config.d_state
+        self.conv_weight = nn.Parameter(torch.empty(d_conv, config.d_conv).uniform_(-0.5, 0.5))
+        self.conv_bias = nn.Parameter(torch.zeros(d_conv))
+        # Δ starts log-uniform in [0.001, 0.1] and A in [1, 16], as in the Mamba-2 paper's code
+        dt = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(self.heads))
+
+    def forward(self, projected: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState, Scan]:
+        """projected: (b, l, d_projected) in scan order → y (b, l, d_inner) before gate and norm, state, scan."""
+        h, p, n = self.heads, self.head_dim, self.d_state
+        kernels = kernels_for(projected.device.type)
+        gate, xBC, dt = projected.split([h * p, h * p + 2 * n, h], dim=-1)
+        xBC, conv = kernels.conv(xBC, self.conv_weight, self.conv_bias, state.conv if state else None)
+        x, B, C = xBC.split([h * p, n, n], dim=-1)
+        x, gate = x.unflatten(-1, (h, p)), gate.unflatten(-1, (h, p))
+        dt = F.softplus(dt.float() + self.dt_bias.float())
+        A, D = -torch.exp(self.A_log.float()), self.D.float()
+        if state is not None and x.shape[1] == 1:
+            y, ssm = kernels.step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, state.ssm)
+            y = y[:, None]
+        else:
+            y, ssm = kernels.scan(x, dt, A, B, C, D, state.ssm if state else None)
+        return y.flatten(-2), LayerState(conv, ssm), Scan(x, dt, A, B, C, D, gate)
+
+
+def projected_size(config: ConnectorConfig | LanguageConfig) -> int:
+    """Channels of `in_proj`: z and x (d_inner each), B and C (n each), Δ (one a head)."""
+    return 2 * config.d_inner + 2 * config.d_state + config.n_heads
+
+
+class Mamba2Layer(nn.Module):
+    """x + mixer(rmsnorm(x)), with the residual in float32."""
+
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.in_proj = nn.Linear(config.d_model, projected_size(config), bias=False)
+        self.scan = SelectiveScan(config)
+        self.gated_norm = RMSNorm(config.d_inner, config.norm_eps)
+        self.out_proj = nn.Linear(config.d_inner, config.d_model, bias=False)
+
+    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState, Scan]:
+        dtype = self.in_proj.weight.dtype
+        projected = self.in_proj(self.norm(x).to(dtype))  # (b, l, d_projected)
+        y, state, scan = self.scan(projected, state)
+        y = self.gated_norm(y, projected[..., : y.shape[-1]])
+        return x + self.out_proj(y.to(dtype)), state, scan
+
+
+@dataclass(frozen=True)
+class LanguageOutput:
+    """hidden: (b, l, d_model) after the last norm; logits: (b, l or 1, vocab); scans of the layers asked for."""
+
+    hidden: Tensor
+    logits: Tensor
+    state: State
+    scans: dict[int, Scan]
+
+
+class LanguageModel(nn.Module):
+    """Mamba-2 with the embedding tied to the head."""
+
+    def __init__(self, config: LanguageConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Mamba2Layer(config) for _ in range(config.n_layers))
+        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for layer in self.layers:  # keep the residual's variance independent of depth
+            layer.out_proj.weight.data /= math.sqrt(config.n_layers)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (b, l) → (b, l, d_model)."""
+        return self.embedding(ids)
+
+    def forward(
+        self, embeds: Tensor, state: State | None = None, *, scans: tuple[int, ...] = (), last_only: bool = False
+    ) -> LanguageOutput:
+        """Read embeds (b, l, d_model), going on from `state`; `last_only` computes the last position's logits alone."""
+        x, states, kept = embeds.float(), [], {}
+        for i, layer in enumerate(self.layers):
+            x, layer_state, scan = layer(x, state[i] if state else None)
+            states.append(layer_state)
+            if i in scans:
+                kept[i] = scan
+        hidden = self.norm_f(x)
+        logits = self.head(hidden[:, -1:] if last_only else hidden)
+        return LanguageOutput(hidden, logits, tuple(states), kept)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits in float32 through the tied embedding: (..., d_model) → (..., vocab)."""
+        weight = self.embedding.weight
+        return F.linear(hidden.to(weight.dtype), weight).float()

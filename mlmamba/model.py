@@ -1,0 +1,140 @@
+"""ML-Mamba, the figure of the paper: vision towers → scan connector → projector → Mamba-2 language model."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from mlmamba import backend, hub, weights
+from mlmamba.backend import Backend
+from mlmamba.chat import ChatTokenizer, Conversation, check_question
+from mlmamba.config import MLMambaConfig
+from mlmamba.connector import Connector
+from mlmamba.errors import UserError
+from mlmamba.images import ImageSource, open_image
+from mlmamba.mamba2 import LanguageModel
+from mlmamba.vision import Vision
+
+
+class MLMamba(nn.Module):
+    """Picture and text in, text out.
+
+    The vision towers are frozen and have weights of their own, so that they are no part of `state_dict()`.
+    """
+
+    def __init__(self, config: MLMambaConfig, tokenizer: Tokenizer | None = None, vision: Vision | None = None):
+        super().__init__()
+        self.config = config
+        self.connector = Connector(config.connector)
+        self.language_model = LanguageModel(config.language)
+        self.chat_tokenizer = ChatTokenizer(tokenizer) if tokenizer else None
+        self.backend = backend.choose("cpu")
+        object.__setattr__(self, "vision", vision)  # past nn.Module: not a part of the weights
+
+    def forward(self, pixels: Tensor, ids: Tensor, kind: str | None = None) -> Tensor:
+        """pixels: (b, 3, s, s) in [0, 1], ids: (b, l) → logits (b, n_patches + l, vocab_size)."""
+        patches = self.vision(pixels)  # (b, n_patches, d_features)
+        features = self.connector(patches, self.grid, kind).features  # (b, n_patches, d_model)
+        text = self.language_model.embed(ids)  # (b, l, d_model)
+        return self.language_model(torch.cat([features, text], dim=1)).logits
+
+    def run_on(self, chosen: Backend) -> "MLMamba":
+        """Move everything to a device and dtype; what carries the state's memory stays in float32."""
+        self.backend = chosen
+        self.to(chosen.device, chosen.dtype)
+        if self.vision is not None:
+            self.vision.to(chosen.device, chosen.dtype)
+        return self.eval().requires_grad_(False)
+
+    @property
+    def n_parameters(self) -> int:
+        """Trained parameters, without the vision towers."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self._towers().grid
+
+    def _towers(self) -> Vision:
+        if self.vision is None:
+            raise UserError(f'"{self.config.name}" was loaded without its vision towers; load it with vision=True.')
+        return self.vision
+
+    def see(self, image: Image.Image) -> Tensor:
+        """A picture → patch features (1, n_patches, d_features)."""
+        towers = self._towers()
+        return towers(towers.prepare(image)[None].to(self.backend.device))
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Token ids → (1, l, d_model)."""
+        return self.language_model.embed(torch.tensor([ids], device=self.backend.device))
+
+    def sample(self, logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None) -> int:
+        """One id from logits (vocab_size,): the likeliest at temperature 0."""
+        logits = logits[: self.config.vocab_words]
+        if temperature <= 0:
+            return int(logits.argmax())
+        probabilities = torch.softmax(logits / temperature, dim=-1)
+        return int(torch.multinomial(probabilities, 1, generator=generator))
+
+    def check_connector(self, kind: str | None) -> str:
+        """The connector to use; the first that has weights by default. Raises UserError for one without."""
+        kinds = self.config.connector.kinds
+        if kind is not None and kind not in kinds:
+            raise UserError(f'"{self.config.name}" has no weights for the connector "{kind}"; use {" or ".join(kinds)}.')
+        return kind or kinds[0]
+
+    def start(
+        self, image: ImageSource, connector: str | None = None, history: Sequence[tuple[str, str]] = ()
+    ) -> Conversation:
+        """A conversation about a picture; nothing is computed before the first question."""
+        return Conversation(self, open_image(image), connector, history)
+
+    def chat(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        history: Sequence[tuple[str, str]] = (),
+        stream: bool = False,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        connector: str | None = None,
+    ) -> str | Iterator[str]:
+        """Answer one question about a picture; with stream=True as an iterator of pieces.
+
+        `history` holds earlier (question, answer) turns about the same picture. Raises UserError for a picture or a
+        question that can't be used.
+        """
+        check_question(question)
+        conversation = self.start(image, connector, history)
+        pieces = conversation.ask(question, max_new_tokens=max_new_tokens, temperature=temperature)
+        return pieces if stream else "".join(pieces)
+
+
+def load(
+    name: str | Path = "tiny",
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    vision: bool = True,
+) -> MLMamba:
+    """Load a model: "tiny" (comes with this repository), "3b" (the authors' release), a directory, or a Hub id.
+
+    vision=False leaves the vision towers out, for work on features or text alone. Raises UserError when a file can't
+    be had or doesn't fit.
+    """
+    chosen = backend.choose(device, dtype)
+    folder = hub.find(name)
+    config = MLMambaConfig.load(folder / weights.CONFIG)
+    tokenizer = Tokenizer.from_file(str(hub.tokenizer_file(folder)))
+    with torch.device("meta"):  # the weights come from the file, so none are made here
+        model = MLMamba(config, tokenizer)
+    weights.load_into(model, folder / weights.WEIGHTS)
+    if vision:
+        object.__setattr__(model, "vision", Vision(config.vision))
+    return model.run_on(chosen)

@@ -1,0 +1,124 @@
+"""The state space of Mamba-2, three ways: chunked (prefill), one step (decode), and what a scan was (`Scan`).
+
+Glossary, here and in every file that follows (paper's sign in brackets):
+
+    b  batch          l  length            h  heads           p  head_dim
+    n  d_state        q  chunk             c  chunks          dt time step (Δ, after softplus)
+    A  decay rate, negative, one a head    B  what enters the state    C  what is read from it
+    D  skip from x to y
+
+The recurrence that all of them compute (Mamba-2, arXiv 2405.21060, with one group of B and C):
+
+    H_t = exp(Δ_t A) H_{t-1} + Δ_t x_t B_tᵀ        H: (p, n), kept in float32
+    y_t = H_t C_t + D x_t
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 64  # on CPUs a smaller chunk than the published 256 is faster; the result is the same
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one direction of one layer scanned: enough to replay every state it went through.
+
+    x: (b, l, h, p), dt: (b, l, h), A: (h,), B and C: (b, l, n), D: (h,), gate (z before SiLU): (b, l, h, p),
+    all in scan order; `order` (l,) holds the position in the sequence of each step, None for left to right.
+    """
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    gate: Tensor
+    order: Tensor | None = None
+
+
+def ssd(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None = None, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """Scan a whole sequence at once, chunk by chunk.
+
+    x: (b, l, h, p), dt: (b, l, h), A: (h,), B and C: (b, l, n), D: (h,), state: (b, h, p, n) or None for zeros.
+    Returns y (b, l, h, p) and the state after the last step (b, h, p, n), both float32.
+    """
+    b, length, h, p = x.shape
+    n = B.shape[-1]
+    q = min(chunk, length)
+    c = -(-length // q)
+    pad = c * q - length
+    x, dt, B, C = (t.float() for t in (x, dt, B, C))
+    skip = x * D[:, None]
+    if pad:  # a step with Δ = 0 neither decays nor feeds the state
+        x, dt, B, C = (F.pad(t, (0,) * (2 * t.ndim - 4) + (0, pad)) for t in (x, dt, B, C))
+    dt = dt.view(b, c, q, h).permute(0, 1, 3, 2)  # (b, c, h, q)
+    x = x.view(b, c, q, h, p).permute(0, 1, 3, 2, 4) * dt[..., None]  # Δ x: (b, c, h, q, p)
+    B, C = B.view(b, c, q, n), C.view(b, c, q, n)
+    decay = torch.cumsum(dt * A[:, None], dim=-1)  # log of the decay since the chunk's start: (b, c, h, q)
+
+    # 1. within a chunk: y_t = Σ_s≤t (C_t·B_s) exp(decay_t - decay_s) Δ_s x_s
+    later = torch.ones(q, q, dtype=torch.bool, device=x.device).triu(1)
+    paths = (decay[..., :, None] - decay[..., None, :]).masked_fill(later, -torch.inf).exp()  # (b, c, h, q, q)
+    y = (paths * (C @ B.mT)[:, :, None]) @ x  # (b, c, h, q, p)
+    # 2. what each chunk alone leaves in the state
+    fed = (x * (decay[..., -1:] - decay).exp()[..., None]).mT @ B[:, :, None]  # (b, c, h, p, n)
+    # 3. the state at each chunk's start, chunk after chunk
+    state = x.new_zeros(b, h, p, n) if state is None else state.float()
+    starts = []
+    for i in range(c):
+        starts.append(state)
+        state = state * decay[:, i, :, -1].exp()[..., None, None] + fed[:, i].float()
+    # 4. what earlier chunks give to this one's outputs
+    carried = C[:, :, None] @ torch.stack(starts, dim=1).mT  # (b, c, h, q, p)
+    y = y + carried * decay.exp()[..., None]
+    y = y.permute(0, 1, 3, 2, 4).reshape(b, c * q, h, p)[:, :length]
+    return y + skip, state
+
+
+def ssd_step(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One step of the recurrence: x (b, h, p), dt (b, h), B and C (b, n), state (b, h, p, n) → y, new state.
+
+    The state passed in is left as it was, so that kept states never alias.
+    """
+    x, dt, B, C = (t.float() for t in (x, dt, B, C))
+    fed = (x * dt[..., None])[..., None] * B[:, None, None, :]
+    state = torch.addcmul(fed, state, (dt * A).exp()[..., None, None])
+    y = (state @ C[:, None, :, None]).squeeze(-1)  # (b, h, p)
+    return y + x * D[:, None], state
+
+
+def ssd_recurrence(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as `ssd`, step by step: slow, plain, the reference that faster paths are tested against.
+
+    Returns y (b, l, h, p) and every state, (b, l, h, p, n).
+    """
+    b, length, h, p = x.shape
+    state = x.new_zeros(b, h, p, B.shape[-1], dtype=torch.float32) if state is None else state
+    ys, states = [], []
+    for t in range(length):
+        y, state = ssd_step(x[:, t], dt[:, t], A, B[:, t], C[:, t], D, state)
+        ys.append(y)
+        states.append(state)
+    return torch.stack(ys, dim=1), torch.stack(states, dim=1)
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Depthwise causal convolution and SiLU: x (b, l, d), weight (d, width) → (b, l, d), last inputs (b, width-1, d)."""
+    width = weight.shape[-1]
+    state = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
+    seen = torch.cat([state, x], dim=1)
+    if x.shape[1] == 1:
+        y = (seen * weight.T).sum(1, keepdim=True) + bias
+    else:
+        y = F.conv1d(seen.mT, weight[:, None], bias, groups=weight.shape[0]).mT
+    return F.silu(y), seen[:, 1 - width :]

@@ -1,0 +1,186 @@
+"""Files of weights: ours (`config.json` + `model.safetensors`) and the authors' pickle, whose names only this file knows."""
+
+import math
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, VisionConfig
+from mlmamba.errors import UserError
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+# The vision towers that give patch features of a width; the pickle doesn't name them
+TOWERS = {
+    2176: VisionConfig(("dinov2-l14", "siglip-so400m-14"), 384),
+    1152: VisionConfig(("siglip-so400m-14",), 384),
+    1024: VisionConfig(("clip-l14-336",), 336),
+}
+NEOX_WORDS = 50277  # of the 50288 rows of the embedding, the rest is padding
+
+# theirs → ours, within one layer; `\b_b` marks the backward direction
+SCAN_NAMES = {
+    "conv1d.weight": "conv_weight",
+    "conv1d.bias": "conv_bias",
+    "dt_bias": "dt_bias",
+    "A_log": "A_log",
+    "D": "D",
+}
+MIXER_NAMES = {
+    "in_proj.weight": "in_proj.weight",
+    "norm.weight": "gated_norm.weight",
+    "out_proj.weight": "out_proj.weight",
+}
+SWIGLU_NAMES = {f"mlp.w{i}.{part}": f"swiglu.w{i}.{part}" for i in (1, 2, 3) for part in ("weight", "bias")}
+LAYER_NORM_NAMES = {"norm.weight": "norm.weight", "norm.bias": "norm.bias"}
+
+
+def save(config: MLMambaConfig, state: dict[str, Tensor], out: Path) -> None:
+    """Write `config.json` and `model.safetensors` into the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    config.save(out / CONFIG)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, out / WEIGHTS)
+
+
+def load_into(module: nn.Module, path: Path) -> None:
+    """Fill `module` from a safetensors file; a missing, an extra or a wrongly shaped tensor is a UserError."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}); fetch or convert it again.") from error
+    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if expected != found:
+        raise UserError(f"{path} does not fit its {CONFIG}: {_difference(expected, found)}.")
+    module.load_state_dict(tensors, strict=True, assign=True)
+
+
+def _difference(expected: dict[str, torch.Size], found: dict[str, torch.Size]) -> str:
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    shapes = [
+        f"{name} is {tuple(found[name])} instead of {tuple(expected[name])}"
+        for name in sorted(expected.keys() & found.keys())
+        if expected[name] != found[name]
+    ]
+    faults = [f"{what} {', '.join(names[:3])}" for what, names in (("no", missing), ("unknown", extra)) if names]
+    return "; ".join(faults + shapes[:3])
+
+
+def convert(source: Path, out: Path, name: str | None = None) -> MLMambaConfig:
+    """Turn the authors' `latest-checkpoint.pt` into `config.json` + `model.safetensors` in the folder `out`."""
+    try:
+        # weights_only: a pickle may hold code, and none of it is run
+        checkpoint = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
+        parts = checkpoint["model"]
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{source} is not an ML-Mamba checkpoint: {str(error).splitlines()[0]}") from error
+    config, state = from_published(parts, name or source.stem)
+    save(config, state, out)
+    return config
+
+
+def from_published(parts: dict[str, dict[str, Tensor]], name: str) -> tuple[MLMambaConfig, dict[str, Tensor]]:
+    """Map the four published state dicts to ours, strictly, and read the sizes off the tensors."""
+    ours: dict[str, Tensor] = {}
+    unknown = []
+    for part, tensors in parts.items():
+        for key, tensor in tensors.items():
+            if part == "llm_backbone" and key == "lm_head.weight":
+                if not torch.equal(tensor, tensors["backbone.embedding.weight"]):
+                    raise UserError("The checkpoint's lm_head is not tied to its embedding; this model ties them.")
+                continue
+            target = _our_name(part, key)
+            if target is None:
+                unknown.append(f"{part}.{key}")
+            else:
+                # convolutions are depthwise: (channels, 1, width) → (channels, width)
+                ours[target] = tensor.squeeze(1) if target.endswith("conv_weight") else tensor
+    if unknown:
+        raise UserError(f"The checkpoint holds tensors that ML-Mamba has no place for: {', '.join(unknown[:3])}.")
+    try:
+        return _read_sizes(ours, name), ours
+    except KeyError as error:
+        raise UserError(f"The checkpoint lacks {error.args[0]}, so it is not a whole ML-Mamba.") from error
+
+
+def _our_name(part: str, key: str) -> str | None:
+    if part == "mlp" and (match := re.fullmatch(r"(0\.(?:weight|bias))", key)):
+        return f"connector.mlp.{match[1]}"
+    if part == "projector" and (match := re.fullmatch(r"projector\.([024]\.(?:weight|bias))", key)):
+        return f"connector.projector.{match[1]}"
+    if part == "bidirectional_mamba":
+        if match := re.fullmatch(r"norm_f\.(weight|bias)", key):
+            return f"connector.scan.bsm.norm_f.{match[1]}"
+        if match := re.fullmatch(r"layers\.(\d+)\.mixer\.(.+)", key):
+            mixer = _mixer_name(match[2], "mvss.directions.{direction}.", "mvss.")
+            return mixer and f"connector.scan.bsm.layers.{match[1]}.{mixer}"
+        if match := re.fullmatch(r"layers\.(\d+)\.(.+)", key):
+            rest = (SWIGLU_NAMES | LAYER_NORM_NAMES).get(match[2])
+            return rest and f"connector.scan.bsm.layers.{match[1]}.{rest}"
+    if part == "llm_backbone":
+        if key in ("backbone.embedding.weight", "backbone.norm_f.weight"):
+            return f"language_model.{key.removeprefix('backbone.')}"
+        if match := re.fullmatch(r"backbone\.layers\.(\d+)\.norm\.weight", key):
+            return f"language_model.layers.{match[1]}.norm.weight"
+        if match := re.fullmatch(r"backbone\.layers\.(\d+)\.mixer\.(.+)", key):
+            mixer = _mixer_name(match[2], "scan.", "")
+            return mixer and f"language_model.layers.{match[1]}.{mixer}"
+    return None
+
+
+def _mixer_name(key: str, scan_prefix: str, mixer_prefix: str) -> str | None:
+    """Name of a mixer's tensor; with "{direction}" in the prefix, `conv1d_b`, `A_log_b`, … are direction 1."""
+    if key in MIXER_NAMES:
+        return mixer_prefix + MIXER_NAMES[key]
+    match = re.fullmatch(r"(conv1d|dt_bias|A_log|D)(_b)?(\.weight|\.bias)?", key)
+    name = match and SCAN_NAMES.get(match[1] + (match[3] or ""))
+    if not match or not name or (match[2] and "{direction}" not in scan_prefix):
+        return None
+    return scan_prefix.format(direction=1 if match[2] else 0) + name
+
+
+def _read_sizes(state: dict[str, Tensor], name: str) -> MLMambaConfig:
+    def n_layers(prefix: str) -> int:
+        return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
+
+    def sizes(scan: str, mixer: str) -> dict[str, int]:
+        d_model, d_inner = state[f"{mixer}out_proj.weight"].shape
+        channels, d_conv = state[f"{scan}conv_weight"].shape
+        heads = state[f"{scan}A_log"].shape[0]
+        return dict(
+            d_model=d_model,
+            d_state=(channels - d_inner) // 2,
+            head_dim=d_inner // heads,
+            expand=d_inner // d_model,
+            d_conv=d_conv,
+        )
+
+    layers, scans = "language_model.layers.", "connector.scan.bsm.layers."
+    d_features = state["connector.mlp.0.weight"].shape[1]
+    vocab_size = state["language_model.embedding.weight"].shape[0]
+    return MLMambaConfig(
+        name=name,
+        vision=TOWERS.get(d_features, VisionConfig((), 0)),
+        connector=ConnectorConfig(
+            d_features=d_features,
+            n_layers=n_layers(scans),
+            swiglu=f"{scans}0.swiglu.w1.weight" in state,
+            d_projector=state["connector.projector.0.weight"].shape[0],
+            **sizes(f"{scans}0.mvss.directions.0.", f"{scans}0.mvss."),
+        ),
+        language=LanguageConfig(
+            n_layers=n_layers(layers), vocab_size=vocab_size, **sizes(f"{layers}0.scan.", f"{layers}0.")
+        ),
+        vocab_words=min(NEOX_WORDS, vocab_size),
+    )
+
+
+def size_in_words(n: int) -> str:
+    """1234567 → "1.2M"."""
+    power = min(int(math.log10(max(n, 1))) // 3, 3)
+    return f"{n / 1000**power:.{1 if power else 0}f}{['', 'k', 'M', 'B'][power]}"
