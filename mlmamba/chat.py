@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mlmamba.backend import synchronize
 from mlmamba.errors import UserError
-from mlmamba.mamba2 import State
+from mlmamba.mamba2 import LanguageOutput, State
 
 if TYPE_CHECKING:
     from mlmamba.model import MLMamba
@@ -72,8 +72,8 @@ class Timings:
 class Conversation:
     """One picture, what was said about it, and the model's state after it.
 
-    The state is carried: a later question reads its own tokens only. Undo, a change of connector and a given history
-    drop the state; it is rebuilt from picture and turns when the next question comes.
+    The state is carried: a later question reads its own tokens only. The state after the picture alone is kept too,
+    so that undo and retry read the words again but never the picture; only another connector does that.
     """
 
     def __init__(
@@ -88,14 +88,15 @@ class Conversation:
         self.connector = model.check_connector(connector)
         self.turns: list[tuple[str, str]] = [(question, answer) for question, answer in history]
         self.timings: Timings | None = None
-        self._patches: Tensor | None = None
-        self._state: State | None = None
+        self._patches: Tensor | None = None  # what the vision towers saw
+        self._seen: State | None = None  # after the picture
+        self._state: State | None = None  # after the turns
         self._unread: list[int] = []  # ids that were said but not yet read into the state
 
     def use(self, connector: str) -> None:
         """Go on with another connector."""
         if self.model.check_connector(connector) != self.connector:
-            self.connector, self._state = connector, None
+            self.connector, self._seen, self._state = connector, None, None
 
     def undo(self) -> None:
         """Forget the last turn."""
@@ -117,17 +118,15 @@ class Conversation:
         check_question(question)
         model, tokenizer = self.model, self.model.chat_tokenizer
         timings, start = Timings(), time.perf_counter()
-        embeds = self._unread_embeds(tokenizer.prompt(question, first=not self.turns), timings)
-        timings.prefill_tokens = embeds.shape[1]
-        before = time.perf_counter()
-        output = model.language_model(embeds, self._state, last_only=True)
+        prompt = tokenizer.prompt(question, first=not self.turns)
+        output = self._read(prompt, timings)
         answer, text, unread = [], "", [model.config.end_of_turn]
         try:
             while True:
                 token = model.sample(output.logits[0, -1], temperature, generator)
                 now = time.perf_counter()
                 if not answer:
-                    timings.prefill_s, timings.first_token_s, before = now - before, now - start, now
+                    timings.first_token_s, before = now - start, now
                 else:
                     timings.decode_tokens, timings.decode_s = timings.decode_tokens + 1, now - before
                 if token == model.config.end_of_turn:
@@ -148,22 +147,30 @@ class Conversation:
         self.turns.append((question, text))
         self.timings = timings
 
-    def _unread_embeds(self, prompt: list[int], timings: Timings) -> Tensor:
-        """Embeddings of all that the state has not seen: just the prompt, or picture, turns and prompt."""
+    def _read(self, prompt: list[int], timings: Timings) -> LanguageOutput:
+        """Read all that the state has not seen: at first the picture, then turns where need be, and the prompt."""
         model, tokenizer = self.model, self.model.chat_tokenizer
-        if self._state is not None:
-            return model.embed(self._unread + prompt)
         start = time.perf_counter()
-        if self._patches is None:
-            self._patches = model.see(self.image)
-        features = model.connector(self._patches, model.grid, self.connector).features
+        features = None
+        if self._seen is None:
+            if self._patches is None:
+                self._patches = model.see(self.image)
+            features = model.connector(self._patches, model.grid, self.connector).features
+            synchronize(model.backend.device)
+        timings.vision_s, start = time.perf_counter() - start, time.perf_counter()
+        if features is not None:
+            self._seen = model.language_model(features, last_only=True).state
+            timings.prefill_tokens += features.shape[1]
+        if self._state is None:
+            turns = enumerate(self.turns)
+            said = [tokenizer.prompt(question, first=i == 0) + tokenizer.reply(answer) for i, (question, answer) in turns]
+            self._state, self._unread = self._seen, [token for ids in said for token in ids]
+        ids = self._unread + prompt
+        output = model.language_model(model.embed(ids), self._state, last_only=True)
         synchronize(model.backend.device)
-        timings.vision_s = time.perf_counter() - start
-        said: list[int] = []
-        for i, (question, answer) in enumerate(self.turns):
-            said += tokenizer.prompt(question, first=i == 0) + tokenizer.reply(answer)
-        text = model.embed(said + prompt)
-        return torch.cat([features.to(text.dtype), text], dim=1)
+        timings.prefill_tokens += len(ids)
+        timings.prefill_s = time.perf_counter() - start
+        return output
 
 
 def check_question(question: str) -> None:

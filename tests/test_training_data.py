@@ -1,0 +1,164 @@
+"""The made-up scenes and questions: true, balanced, and the held-out photos really kept out."""
+
+import json
+import pickle
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mlmamba.errors import UserError
+from mlmamba.training.questions import QA, RELATIONS, ask, judge, names
+from mlmamba.training.scenes import EMOJI_FONT, GRID, STAMPS, Scene, Sources, Thing, compose, shapes_scene
+from mlmamba.training.things import COCO, CORE, GROUPS, KINDS, OF_WNID, a, unsure
+from mlmamba.training.tokenizer import SPECIALS, corpus, first_ids, layout, train
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(
+    not (SHARED.is_dir() and EMOJI_FONT.exists() and STAMPS.is_dir()), reason="no photos or drawings here"
+)
+
+
+def test_the_table_is_sound():
+    assert len(OF_WNID) == 1000 == sum(len(kind.wnids) for kind in KINDS.values())
+    assert len(COCO) == 80
+    for name in [k for k in COCO.values() if k]:
+        assert KINDS[name].core, name
+    for kind in KINDS.values():
+        for other in (*kind.related, *kind.also):
+            assert other in KINDS, (kind.name, other)
+        assert kind.name not in kind.related, kind.name
+    assert set(GROUPS) <= {kind.group for kind in KINDS.values()}
+    assert a("owl") == "an owl" and a("unicycle") == "a unicycle" and a("hay") == "some hay"
+    assert KINDS["person"].number(2) == "two people"
+
+
+def test_questions_are_true_of_their_scene():
+    rng = random.Random(1)
+    for _ in range(400):
+        scene = layout(rng)
+        present = {k for t in scene.things for k in (t.kind, *KINDS[t.kind].also)}
+        photographic = any(t.source == "photo" for t in scene.things)
+        for qa in ask(scene, rng, 10):
+            assert judge(qa, qa.answer), qa
+            named = {k for k in KINDS if names(k, qa.answer)}
+            if qa.type == "is_there" and qa.truth == "yes":
+                assert named & present, (qa, present)
+            if qa.type == "is_there" and qa.truth == "no":
+                whole = next(
+                    k for k in KINDS if qa.answer in (f"No, there {v} no {k}." for v in ("is", "are"))
+                )
+                assert whole not in present and whole not in scene.avoid, (qa, present)
+                assert not unsure(whole) & present, (qa, present)
+            if photographic:
+                assert qa.type not in ("count", "colour"), qa
+
+
+def test_is_there_is_balanced_and_worded_in_many_ways():
+    rng = random.Random(2)
+    asked = [qa for _ in range(300) for qa in ask(layout(rng), rng, 8) if qa.type == "is_there"]
+    share = sum(qa.truth == "yes" for qa in asked) / len(asked)
+    assert 0.45 < share < 0.55, share
+    negatives = Counter(qa.answer for qa in asked if qa.truth == "no")
+    assert len(negatives) > 200, len(negatives)
+
+
+def test_counts_and_relations_of_a_known_layout():
+    dog = Thing("dog", (0.05, 0.4, 0.25, 0.6), 0.03)
+    cups = [Thing("cup", (x, 0.4, x + 0.15, 0.55), 0.02, "red") for x in (0.5, 0.8)]
+    tree = Thing("tree", (0.05, 0.8, 0.25, 1.0), 0.02)
+    rng = random.Random(3)
+    qas = [qa for _ in range(40) for qa in ask(Scene((dog, *cups, tree), "drawing"), rng, 12)]
+    for qa in qas:
+        if qa.type == "count" and "cups" in qa.question:
+            assert qa.truth == "2", qa
+        if qa.type == "relation" and qa.answer.startswith("The dog is"):
+            assert qa.answer == "The dog is above the tree.", qa
+        if qa.type == "where" and "dog" in qa.question:
+            assert qa.answer == "On the left.", qa
+        if qa.type == "list":
+            assert qa.answer == "I see two cups, a dog and a tree.", qa
+    assert {"count", "relation", "where", "list", "is_there", "colour"} <= {qa.type for qa in qas}
+
+
+@pytest.mark.parametrize(
+    ("qa", "right", "wrong"),
+    [
+        (QA("is_there", "", "", "yes"), "yes there is", "No, there is no dog."),
+        (QA("count", "", "", "2"), "There are 2 dogs.", "There are three dogs."),
+        (QA("count", "", "", "0"), "There are no dogs.", "There is a dog."),
+        (QA("colour", "", "", "grey"), "The dog is gray.", "The grey dog is red."),
+        (QA("where", "", "", "top left"), "At the top left.", "At the top."),
+        (QA("relation", "", "", "left of"), "The dog is left of the cup.", "The dog is right of the cup."),
+        (QA("what", "", "", "bird"), "It is a bird.", "It is a dog."),
+        (QA("list", "", "", "dog|cup"), "I see two dogs and a mug.", "I see a dog."),
+    ],
+)
+def test_judge(qa: QA, right: str, wrong: str):
+    assert judge(qa, right) and not judge(qa, wrong)
+    assert not judge(qa, "")
+
+
+def test_opposites():
+    assert all(RELATIONS[RELATIONS[r]] == r for r in RELATIONS)
+
+
+def test_shapes_need_no_data():
+    rng = random.Random(4)
+    for _ in range(20):
+        image, scene = shapes_scene(rng, 160)
+        assert image.size == (160, 160) and 1 <= len(scene.things) <= 6
+        assert len(scene.cells) == GRID and all(len(row) == GRID for row in scene.cells)
+        assert {k for row in scene.cells for k in row if k} <= {t.kind for t in scene.things}
+        assert Scene.from_dict(json.loads(json.dumps(scene.as_dict()))) == scene
+
+
+def test_missing_data_says_what_to_do(tmp_path: Path):
+    with pytest.raises(UserError, match="imagenet-one-per-class"):
+        _ = Sources(tmp_path).photos
+    with pytest.raises(UserError, match="tuxpaint-stamps-default"):
+        _ = Sources(tmp_path, stamps=tmp_path / "none").drawings
+
+
+def test_tokenizer(tmp_path: Path):
+    tokenizer = train(tmp_path / "tokenizer.json", corpus(random.Random(5), 3000), vocab_size=4096)
+    for i, special in enumerate(SPECIALS):
+        assert tokenizer.token_to_id(special) == i
+        assert tokenizer.encode(special).ids == [i], special
+    text = "<|user|>\nIs there a dog?\n<|assistant|>\nYes.\n<|user|>\nZürich 狗"
+    assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+    ids = first_ids(tokenizer)
+    assert set(ids) == set(KINDS)
+    whole = [k for k in CORE if " " not in k and tokenizer.decode([ids[k]]) == f" {k}"]
+    assert len(whole) > 0.95 * sum(" " not in k for k in CORE)
+
+
+@needs_data
+def test_composed_scenes():
+    sources = pickle.loads(pickle.dumps(Sources(SHARED)))
+    rng = random.Random(6)
+    styles: Counter[str] = Counter()
+    for i in range(60):
+        image, scene = compose(sources, rng, "held-out" if i % 2 else "train")
+        styles[scene.style] += 1
+        assert image.size == (320, 320) and image.mode == "RGB"
+        present = {k for t in scene.things for k in (t.kind, *KINDS[t.kind].also)}
+        assert not present & set(scene.avoid), scene
+        for t in scene.things:
+            assert 0 <= t.box[0] < t.box[2] <= 1 and 0 <= t.box[1] < t.box[3] <= 1, t
+        assert Scene.from_dict(json.loads(json.dumps(scene.as_dict()))) == scene
+        assert scene.style == "shapes" or ask(scene, rng, 4)
+    assert len(styles) == 4, styles
+    one, again = (compose(sources, random.Random(7)) for _ in range(2))
+    assert one[1] == again[1] and one[0].tobytes() == again[0].tobytes()
+
+
+@needs_data
+def test_held_out_photos_are_never_trained_on():
+    photos = Sources(SHARED).photos
+    train_files, held_out = ({p.file for of in photos[s].values() for p in of} for s in ("train", "held-out"))
+    assert not train_files & held_out
+    assert sum(f.endswith(".jpg") for f in held_out) == 100
+    assert len(photos["held-out"]) >= 60
+    assert len(train_files | held_out) == 17_000

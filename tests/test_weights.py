@@ -1,0 +1,138 @@
+"""The authors' checkpoint against what their own code computes, and strict loading of both formats."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mlmamba import UserError
+from mlmamba.__main__ import main
+from mlmamba.config import MLMambaConfig
+from mlmamba.model import MLMamba
+from mlmamba.weights import convert, load_into
+
+PUBLISHED = Path(__file__).parent / "data" / "published-tiny"
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("converted")
+    assert main(["convert", str(PUBLISHED / "latest-checkpoint.pt"), str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(converted) -> MLMamba:
+    model = MLMamba(MLMambaConfig.load(converted / "config.json"))
+    load_into(model, converted / "model.safetensors")
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, torch.Tensor]:
+    with np.load(PUBLISHED / "golden.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
+def test_sizes_are_read_from_the_tensors(model):
+    language, connector = model.config.language, model.config.connector
+    assert (language.head_dim, language.d_state, language.n_heads, language.n_layers) == (32, 16, 4, 2)
+    assert (connector.d_features, connector.d_state, connector.d_projector, connector.swiglu) == (48, 16, 256, True)
+
+
+def test_every_stage_is_the_authors(model, golden):
+    def close(ours: torch.Tensor, name: str) -> None:
+        torch.testing.assert_close(ours, golden[name], atol=1e-4, rtol=0, msg=lambda m: f"{name}: {m}")
+
+    h = model.connector.mlp(golden["features"])
+    close(h, "mlp")
+    close(model.connector.scan["bsm"](h, (3, 4))[0], "connector")
+    features = model.connector(golden["features"], grid=(3, 4)).features
+    close(features, "projected")
+    lm = model.language_model
+    close(lm(torch.cat([features, lm.embed(golden["ids"])], 1)).logits, "logits")
+
+
+def test_the_authors_logits_on_a_carried_state(model, golden):
+    lm = model.language_model
+    first = lm(golden["projected"])
+    state, logits = first.state, [first.logits]
+    for token in golden["ids"].T:
+        output = lm(lm.embed(token[:, None]), state)
+        state = output.state
+        logits.append(output.logits)
+    torch.testing.assert_close(torch.cat(logits, 1), golden["logits"], atol=1e-4, rtol=0)
+
+
+def edited(tmp_path: Path, edit) -> Path:
+    checkpoint = torch.load(PUBLISHED / "latest-checkpoint.pt", weights_only=True)
+    edit(checkpoint["model"])
+    torch.save(checkpoint, tmp_path / "edited.pt")
+    return tmp_path / "edited.pt"
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda m: m["mlp"].update({"9.weight": torch.ones(1)}), "no place for: mlp.9.weight"),
+        (lambda m: m["llm_backbone"].update({"backbone.layers.0.mixer.D_b": torch.ones(4)}), "no place for"),
+        (lambda m: m.pop("projector"), "lacks connector.projector.0.weight"),
+        (lambda m: m["llm_backbone"].update({"lm_head.weight": torch.ones(304, 64)}), "not tied"),
+    ],
+)
+def test_a_published_file_that_is_not_whole_is_refused(tmp_path, edit, says):
+    with pytest.raises(UserError, match=says):
+        convert(edited(tmp_path, edit), tmp_path / "out")
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("evil-was-run"),))
+
+
+def test_code_in_a_pickle_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"model": Evil()}))
+    torch.save({"model": Evil()}, tmp_path / "evil2.pt")
+    for name in ("evil.pt", "evil2.pt"):
+        with pytest.raises(UserError, match="not an ML-Mamba checkpoint"):
+            convert(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "evil-was-run").exists()
+
+
+def without(name):
+    return lambda tensors: tensors.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda t: t.pop("connector.mlp.0.bias"), "no connector.mlp.0.bias"),
+        (lambda t: t.update({"connector.extra": torch.ones(1)}), "unknown connector.extra"),
+        (lambda t: t.update({"connector.mlp.0.bias": torch.ones(3)}), r"bias is \(3,\) instead of \(64,\)"),
+    ],
+)
+def test_our_file_is_loaded_strictly(converted, tmp_path, edit, says):
+    tensors = load_file(converted / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=says):
+        load_into(MLMamba(MLMambaConfig.load(converted / "config.json")), tmp_path / "model.safetensors")
+
+
+def test_a_file_that_is_no_safetensors_is_refused(converted, tmp_path):
+    (tmp_path / "model.safetensors").write_text("hello")
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load_into(MLMamba(MLMambaConfig.load(converted / "config.json")), tmp_path / "model.safetensors")
+
+
+def test_config_round_trip(converted, tmp_path):
+    config = MLMambaConfig.load(converted / "config.json")
+    config.save(tmp_path / "config.json")
+    assert MLMambaConfig.load(tmp_path / "config.json") == config
+    (tmp_path / "config.json").write_text('{"name": "x"}')
+    with pytest.raises(UserError, match="is no ML-Mamba config"):
+        MLMambaConfig.load(tmp_path / "config.json")
