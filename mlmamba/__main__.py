@@ -85,7 +85,12 @@ def run_train(options: argparse.Namespace) -> None:
     tokenizer = Tokenizer.from_file(str(hub.CHECKPOINTS / "tiny" / weights.TOKENIZER))
     chosen = {name: getattr(options, name) for name in ("steps", "pictures") if getattr(options, name)}
     train.train(
-        options.out, options.data, tokenizer, train.Recipe(**chosen), device=options.device, workers=options.workers
+        options.out,
+        options.data,
+        tokenizer,
+        train.Recipe(**chosen),
+        device=options.device,
+        workers=options.workers,
     )
     print(f"Trained. Ask it: python -m mlmamba ask IMAGE QUESTION --model {options.out}")
 

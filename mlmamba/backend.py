@@ -40,8 +40,8 @@ class Backend:
 def choose(device: str = "auto", dtype: str | torch.dtype = "auto") -> Backend:
     """Turn what was asked for into a backend. Raises UserError when the machine doesn't have it.
 
-    "auto" is CUDA where there is one, else Apple's GPU, else the CPU; bfloat16 on GPUs that have it (float16 on
-    older ones) and float32 elsewhere, since float32 is as fast on CPUs one token at a time and exact.
+    "auto" is CUDA where there is one, else Apple's GPU, else the CPU; bfloat16 on GPUs that have it (float16
+    on older ones) and float32 elsewhere: on CPUs it is exact, and as fast one token at a time.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":

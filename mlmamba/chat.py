@@ -72,8 +72,8 @@ class Timings:
 class Conversation:
     """One picture, what was said about it, and the model's state after it.
 
-    The state is carried: a later question reads its own tokens only. The state after the picture alone is kept too,
-    so that undo and retry read the words again but never the picture; only another connector does that.
+    The state is carried: a later question reads its own tokens only. The state after the picture alone is kept
+    too, so that undo and retry read the words again but never the picture; only another connector does that.
     """
 
     def __init__(
@@ -114,13 +114,14 @@ class Conversation:
         stop: threading.Event | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[str]:
-        """Answer piece by piece. Closing the iterator or setting `stop` ends the answer; what was said is kept."""
+        """Answer piece by piece. Closing the iterator or setting `stop` ends it; what was said is kept."""
         check_question(question)
         model, tokenizer = self.model, self.model.chat_tokenizer
         timings, start = Timings(), time.perf_counter()
         prompt = tokenizer.prompt(question, first=not self.turns)
         output = self._read(prompt, timings)
-        answer, text, unread = [], "", [model.config.end_of_turn]
+        answer: list[int] = []
+        text, unread = "", [model.config.end_of_turn]
         try:
             while True:
                 token = model.sample(output.logits[0, -1], temperature, generator)
@@ -148,7 +149,7 @@ class Conversation:
         self.timings = timings
 
     def _read(self, prompt: list[int], timings: Timings) -> LanguageOutput:
-        """Read all that the state has not seen: at first the picture, then turns where need be, and the prompt."""
+        """Read all that the state has not seen: the picture at first, turns where need be, the prompt."""
         model, tokenizer = self.model, self.model.chat_tokenizer
         start = time.perf_counter()
         features = None
@@ -163,7 +164,9 @@ class Conversation:
             timings.prefill_tokens += features.shape[1]
         if self._state is None:
             turns = enumerate(self.turns)
-            said = [tokenizer.prompt(question, first=i == 0) + tokenizer.reply(answer) for i, (question, answer) in turns]
+            said = [
+                tokenizer.prompt(question, first=i == 0) + tokenizer.reply(answer) for i, (question, answer) in turns
+            ]
             self._state, self._unread = self._seen, [token for ids in said for token in ids]
         ids = self._unread + prompt
         output = model.language_model(model.embed(ids), self._state, last_only=True)

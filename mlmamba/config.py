@@ -67,7 +67,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class MLMambaConfig:
-    """One whole model. `vocab_words` ≤ `language.vocab_size`: ids from there on are padding, never sampled."""
+    """One whole model. Ids from `vocab_words` up to `language.vocab_size` are padding, never sampled."""
 
     name: str
     connector: ConnectorConfig

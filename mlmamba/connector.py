@@ -18,8 +18,8 @@ DIRECTION_NAMES = ("rows →", "rows ←", "columns ↓", "columns ↑")
 def scan_orders(kind: str, rows: int, cols: int) -> tuple[Tensor, ...]:
     """The order in which each direction visits the patches of a rows x cols grid, numbered row by row.
 
-    One (rows * cols,) permutation a direction: rows →, rows ← and, for "csm", columns ↓, columns ↑. `order[t]` is the
-    patch seen at step t; `inverse(order)[i]` the step at which patch i is seen.
+    One (rows * cols,) permutation a direction: rows →, rows ← and, for "csm", columns ↓, columns ↑. `order[t]` is
+    the patch seen at step t; `inverse(order)[i]` the step at which patch i is seen.
     """
     if kind not in DIRECTIONS:
         raise UserError(f'There is no scan "{kind}"; use {" or ".join(DIRECTIONS)}.')
@@ -57,7 +57,7 @@ class MVSS(nn.Module):
     def forward(self, x: Tensor, orders: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Scan, ...]]:
         """x: (b, n_patches, d_model) → the same shape, and what each direction scanned."""
         projected = self.in_proj(x)  # (b, n_patches, d_projected)
-        total, scans = 0.0, []
+        total, scans = torch.zeros_like(x[..., :1], dtype=torch.float32), []
         for direction, order in zip(self.directions, orders, strict=True):
             along = projected[:, order]
             y, _, scan = direction(along)
@@ -112,7 +112,7 @@ class ConnectorOutput:
 
 
 class Connector(nn.Module):
-    """Patch features → language model. One MLP and one projector serve every kind of scan that has weights."""
+    """Patch features → language model. One MLP and one projector serve every kind of scan with weights."""
 
     def __init__(self, config: ConnectorConfig):
         super().__init__()
@@ -121,17 +121,21 @@ class Connector(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(config.d_features, d), nn.GELU())
         self.scan = nn.ModuleDict({kind: ScanStack(config, kind) for kind in config.kinds if kind != "mlp"})
         self.projector = nn.Sequential(
-            nn.Linear(d, config.d_projector), nn.GELU(), nn.Linear(config.d_projector, d), nn.GELU(), nn.Linear(d, d)
+            nn.Linear(d, config.d_projector),
+            nn.GELU(),
+            nn.Linear(config.d_projector, d),
+            nn.GELU(),
+            nn.Linear(d, d),
         )
 
     def forward(self, patches: Tensor, grid: tuple[int, int], kind: str | None = None) -> ConnectorOutput:
-        """patches: (b, rows * cols, d_features), row by row. `kind` is the first that the config names by default."""
+        """patches: (b, rows * cols, d_features), row by row. `kind` is by default the config's first."""
         kind = kind or self.kinds[0]
         if kind not in self.kinds:
             raise UserError(f'This model has no weights for the connector "{kind}"; use {" or ".join(self.kinds)}.')
         if patches.shape[1] != grid[0] * grid[1]:
             raise ValueError(f"{patches.shape[1]} patches do not fill a grid of {grid[0]} x {grid[1]}")
-        h, scans = self.mlp(patches.to(self.mlp[0].weight.dtype)), ()
+        h, scans = self.mlp(patches.to(next(self.parameters()).dtype)), ()
         if kind != "mlp":
             h, scans = self.scan[kind](h, grid)
         return ConnectorOutput(self.projector(h), scans)

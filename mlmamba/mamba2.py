@@ -117,10 +117,11 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Mamba2Layer(config) for _ in range(config.n_layers))
+        layers = [Mamba2Layer(config) for _ in range(config.n_layers)]
+        self.layers = nn.ModuleList(layers)
         self.norm_f = RMSNorm(config.d_model, config.norm_eps)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        for layer in self.layers:  # keep the residual's variance independent of depth
+        for layer in layers:  # keep the residual's variance independent of depth
             layer.out_proj.weight.data /= math.sqrt(config.n_layers)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -128,9 +129,14 @@ class LanguageModel(nn.Module):
         return self.embedding(ids)
 
     def forward(
-        self, embeds: Tensor, state: State | None = None, *, scans: tuple[int, ...] = (), last_only: bool = False
+        self,
+        embeds: Tensor,
+        state: State | None = None,
+        *,
+        scans: tuple[int, ...] = (),
+        last_only: bool = False,
     ) -> LanguageOutput:
-        """Read embeds (b, l, d_model), going on from `state`; `last_only` computes the last position's logits alone."""
+        """Read embeds (b, l, d_model), going on from `state`; `last_only` gives logits of the last position alone."""
         x, states, kept = embeds.float(), [], {}
         for i, layer in enumerate(self.layers):
             x, layer_state, scan = layer(x, state[i] if state else None)

@@ -25,18 +25,20 @@ class MLMamba(nn.Module):
     The vision towers are frozen and have weights of their own, so that they are no part of `state_dict()`.
     """
 
+    vision: Vision | None
+
     def __init__(self, config: MLMambaConfig, tokenizer: Tokenizer | None = None, vision: Vision | None = None):
         super().__init__()
         self.config = config
         self.connector = Connector(config.connector)
         self.language_model = LanguageModel(config.language)
-        self.chat_tokenizer = ChatTokenizer(tokenizer) if tokenizer else None
+        self._chat_tokenizer = ChatTokenizer(tokenizer) if tokenizer else None
         self.backend = backend.choose("cpu")
         object.__setattr__(self, "vision", vision)  # past nn.Module: not a part of the weights
 
     def forward(self, pixels: Tensor, ids: Tensor, kind: str | None = None) -> Tensor:
         """pixels: (b, 3, s, s) in [0, 1], ids: (b, l) → logits (b, n_patches + l, vocab_size)."""
-        patches = self.vision(pixels)  # (b, n_patches, d_features)
+        patches = self.towers(pixels)  # (b, n_patches, d_features)
         features = self.connector(patches, self.grid, kind).features  # (b, n_patches, d_model)
         text = self.language_model.embed(ids)  # (b, l, d_model)
         return self.language_model(torch.cat([features, text], dim=1)).logits
@@ -57,17 +59,25 @@ class MLMamba(nn.Module):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self._towers().grid
+        return self.towers.grid
 
-    def _towers(self) -> Vision:
+    @property
+    def towers(self) -> Vision:
+        """The vision towers. Raises UserError in a model without them."""
         if self.vision is None:
             raise UserError(f'"{self.config.name}" was loaded without its vision towers; load it with vision=True.')
         return self.vision
 
+    @property
+    def chat_tokenizer(self) -> ChatTokenizer:
+        """Text ↔ ids. Raises UserError in a model without a tokenizer."""
+        if self._chat_tokenizer is None:
+            raise UserError(f'"{self.config.name}" has no tokenizer; put its tokenizer.json beside its weights.')
+        return self._chat_tokenizer
+
     def see(self, image: Image.Image) -> Tensor:
         """A picture → patch features (1, n_patches, d_features)."""
-        towers = self._towers()
-        return towers(towers.prepare(image)[None].to(self.backend.device))
+        return self.towers(self.towers.prepare(image)[None].to(self.backend.device))
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token ids → (1, l, d_model)."""
@@ -85,7 +95,9 @@ class MLMamba(nn.Module):
         """The connector to use; the first that has weights by default. Raises UserError for one without."""
         kinds = self.config.connector.kinds
         if kind is not None and kind not in kinds:
-            raise UserError(f'"{self.config.name}" has no weights for the connector "{kind}"; use {" or ".join(kinds)}.')
+            raise UserError(
+                f'"{self.config.name}" has no weights for the connector "{kind}"; use {" or ".join(kinds)}.'
+            )
         return kind or kinds[0]
 
     def start(

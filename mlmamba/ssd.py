@@ -41,7 +41,14 @@ class Scan:
 
 
 def ssd(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None = None, chunk: int = CHUNK
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    state: Tensor | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """Scan a whole sequence at once, chunk by chunk.
 
@@ -81,9 +88,7 @@ def ssd(
     return y + skip, state
 
 
-def ssd_step(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One step of the recurrence: x (b, h, p), dt (b, h), B and C (b, n), state (b, h, p, n) → y, new state.
 
     The state passed in is left as it was, so that kept states never alias.
@@ -113,7 +118,7 @@ def ssd_recurrence(
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Depthwise causal convolution and SiLU: x (b, l, d), weight (d, width) → (b, l, d), last inputs (b, width-1, d)."""
+    """Depthwise causal convolution, then SiLU: x (b, l, d), weight (d, width) → (b, l, d), the last width-1 inputs."""
     width = weight.shape[-1]
     state = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
     seen = torch.cat([state, x], dim=1)

@@ -127,9 +127,7 @@ class EfficientNetLite0(nn.Module):
 
     def _features(self, levels: list[Tensor]) -> Tensor:
         rows, columns = levels[-1].shape[-2:]
-        pooled = [
-            F.adaptive_avg_pool2d(level, (rows, columns)).flatten(2).mT for level in levels
-        ]  # (b, n, c)
+        pooled = [F.adaptive_avg_pool2d(level, (rows, columns)).flatten(2).mT for level in levels]  # (b, n, c)
         # normalised, all levels weigh alike, however large their activations are
         features = torch.cat([F.layer_norm(level.float(), level.shape[-1:]) for level in pooled], dim=-1)
         return features.to(self.net.conv_stem.weight.dtype)  # (b, n, 1448)

@@ -1,9 +1,10 @@
-"""Files of weights: ours (`config.json` + `model.safetensors`) and the authors' pickle, whose names only this file knows."""
+"""Files of weights: ours, and the authors' pickle, whose names only this file knows."""
 
 import math
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -148,7 +149,7 @@ def _read_sizes(state: dict[str, Tensor], name: str) -> MLMambaConfig:
     def n_layers(prefix: str) -> int:
         return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
 
-    def sizes(scan: str, mixer: str) -> dict[str, int]:
+    def sizes(scan: str, mixer: str) -> dict[str, Any]:
         d_model, d_inner = state[f"{mixer}out_proj.weight"].shape
         channels, d_conv = state[f"{scan}conv_weight"].shape
         heads = state[f"{scan}A_log"].shape[0]
@@ -163,6 +164,7 @@ def _read_sizes(state: dict[str, Tensor], name: str) -> MLMambaConfig:
     layers, scans = "language_model.layers.", "connector.scan.bsm.layers."
     d_features = state["connector.mlp.0.weight"].shape[1]
     vocab_size = state["language_model.embedding.weight"].shape[0]
+    scan_sizes = sizes(f"{scans}0.mvss.directions.0.", f"{scans}0.mvss.")
     return MLMambaConfig(
         name=name,
         vision=TOWERS.get(d_features, VisionConfig((), 0)),
@@ -171,7 +173,7 @@ def _read_sizes(state: dict[str, Tensor], name: str) -> MLMambaConfig:
             n_layers=n_layers(scans),
             swiglu=f"{scans}0.swiglu.w1.weight" in state,
             d_projector=state["connector.projector.0.weight"].shape[0],
-            **sizes(f"{scans}0.mvss.directions.0.", f"{scans}0.mvss."),
+            **scan_sizes,
         ),
         language=LanguageConfig(
             n_layers=n_layers(layers), vocab_size=vocab_size, **sizes(f"{layers}0.scan.", f"{layers}0.")

@@ -93,9 +93,7 @@ def test_a_carried_state_goes_on_as_if_never_cut(ours, cut):
     embeds = ours.embed(torch.randint(0, 97, (2, 70)))
     first = ours(embeds[:, :cut])
     second = ours(embeds[:, cut:], first.state)
-    torch.testing.assert_close(
-        torch.cat([first.logits, second.logits], 1), ours(embeds).logits, atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), ours(embeds).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_the_state_is_float32_and_as_large_after_any_length(ours):

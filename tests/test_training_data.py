@@ -46,9 +46,7 @@ def test_questions_are_true_of_their_scene():
             if qa.type == "is_there" and qa.truth == "yes":
                 assert named & present, (qa, present)
             if qa.type == "is_there" and qa.truth == "no":
-                whole = next(
-                    k for k in KINDS if qa.answer in (f"No, there {v} no {k}." for v in ("is", "are"))
-                )
+                whole = next(k for k in KINDS if qa.answer in (f"No, there {v} no {k}." for v in ("is", "are")))
                 assert whole not in present and whole not in scene.avoid, (qa, present)
                 assert not unsure(whole) & present, (qa, present)
             if photographic:

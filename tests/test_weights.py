@@ -40,7 +40,12 @@ def golden() -> dict[str, torch.Tensor]:
 def test_sizes_are_read_from_the_tensors(model):
     language, connector = model.config.language, model.config.connector
     assert (language.head_dim, language.d_state, language.n_heads, language.n_layers) == (32, 16, 4, 2)
-    assert (connector.d_features, connector.d_state, connector.d_projector, connector.swiglu) == (48, 16, 256, True)
+    assert (connector.d_features, connector.d_state, connector.d_projector, connector.swiglu) == (
+        48,
+        16,
+        256,
+        True,
+    )
 
 
 def test_every_stage_is_the_authors(model, golden):

@@ -58,7 +58,10 @@ def held_out_scenes(data: Path, n: int, seed: int) -> Iterator[Asked]:
     for _ in range(n):
         image, scene = compose(sources, rng, "held-out")
         row = "photos" if scene.style == "photo" else "scenes"
-        yield image, [(f"{row}: {qa.type}", qa) for qa in ask(scene, rng, 5) if qa.type not in ("about", "group")]
+        yield (
+            image,
+            [(f"{row}: {qa.type}", qa) for qa in ask(scene, rng, 5) if qa.type not in ("about", "group")],
+        )
 
 
 def coco_photos(data: Path, seed: int) -> Iterator[Asked]:
@@ -72,8 +75,8 @@ def coco_photos(data: Path, seed: int) -> Iterator[Asked]:
         photos = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"Put the folder `coco-256` with its annotations.json into {data} to evaluate.") from error
-    present = [{COCO.get(o["name"]) for o in photo["objects"]} - {None} for photo in photos]
-    large = [{COCO.get(o["name"]) for o in photo["objects"] if _share(o) >= SMALLEST} - {None} for photo in photos]
+    present = [_kinds(photo["objects"]) for photo in photos]
+    large = [_kinds([o for o in photo["objects"] if _share(o) >= SMALLEST]) for photo in photos]
     questions: list[list[QA]] = [[] for _ in photos]
     for kind in sorted(set().union(*large)):
         with_it = [i for i, kinds in enumerate(large) if kind in kinds]
@@ -85,6 +88,11 @@ def coco_photos(data: Path, seed: int) -> Iterator[Asked]:
     for photo, qas in zip(photos, questions, strict=True):
         if qas:
             yield open_image(folder / photo["file"]), [("COCO photos: is_there", qa) for qa in qas]
+
+
+def _kinds(things: list[dict[str, Any]]) -> set[str]:
+    """Our words for COCO objects, without those that no training picture shows."""
+    return {kind for thing in things if (kind := COCO.get(thing["name"]))}
 
 
 def _share(thing: dict[str, Any]) -> float:
@@ -100,6 +108,10 @@ def as_table(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|" + "---|" * len(connectors),
     ]
     for row in rows:
-        cells = [row["asked"], str(row["questions"]), *(f"{100 * row[key]:.1f} %" for key in ("chance", *connectors))]
+        cells = [
+            row["asked"],
+            str(row["questions"]),
+            *(f"{100 * row[key]:.1f} %" for key in ("chance", *connectors)),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

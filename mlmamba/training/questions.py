@@ -166,9 +166,7 @@ CAN = (
 )  # fmt: skip
 THANKS = ("Thank you", "Thanks", "Thank you!", "Thanks a lot", "Great, thanks!", "Good answer!")
 HELLO_ANSWER = "Hello! I am a tiny ML-Mamba. Ask me what is in the picture."
-WHO_ANSWER = (
-    "I am a tiny ML-Mamba, a small model that looks at a picture and answers simple questions about it."
-)
+WHO_ANSWER = "I am a tiny ML-Mamba, a small model that looks at a picture and answers simple questions about it."
 CAN_ANSWER = "I can say which things are in a picture, how many there are, in which colour, and where."
 THANKS_ANSWER = "You are welcome! Ask me more about the picture."
 
@@ -316,9 +314,7 @@ def main(view: View, rng: random.Random) -> QA | None:
 def describe(view: View, rng: random.Random) -> QA | None:
     if not view.shown:
         return None
-    what_it_is = {"drawing": "picture", "photo": "photo", "collage": "collage", "shapes": "picture"}[
-        view.scene.style
-    ]
+    what_it_is = {"drawing": "picture", "photo": "photo", "collage": "collage", "shapes": "picture"}[view.scene.style]
     plain = view.scene.background and view.scene.style != "photo"
     ground = f" on a {view.scene.background} background" if plain else ""
     ground = ground.replace("a orange", "an orange")
@@ -334,7 +330,7 @@ def count(view: View, rng: random.Random) -> QA | None:
             return None
     elif kinds:
         # the higher numbers are the rare ones
-        kind = rng.choices(kinds, [view.number(k) ** 1.2 for k in kinds])[0]
+        kind = rng.choices(kinds, [(view.number(k) or 0) ** 1.2 for k in kinds])[0]
     else:
         return None
     n = view.number(kind) or 0
@@ -347,39 +343,38 @@ def count(view: View, rng: random.Random) -> QA | None:
 
 def colour(view: View, rng: random.Random) -> QA | None:
     if view.scene.background and rng.random() < 0.12:
-        return QA(
-            "colour", rng.choice(GROUND), f"The background is {view.scene.background}.", view.scene.background
-        )
+        return QA("colour", rng.choice(GROUND), f"The background is {view.scene.background}.", view.scene.background)
     coloured = [t for t in view.shown if t.colour]
     if not coloured:
         return None
     thing = rng.choice(coloured)
+    colour = thing.colour or ""
     alike = [t for t in view.shown if t.kind == thing.kind]
     name, plural = KINDS[thing.kind].name, KINDS[thing.kind].plural
     if len(alike) > 1:
-        if {t.colour for t in alike} == {thing.colour}:
-            return QA("colour", rng.choice(COLOURS_ARE).format(s=plural), f"The {plural} are {thing.colour}.",
-                      thing.colour)  # fmt: skip
+        if {t.colour for t in alike} == {colour}:
+            return QA("colour", rng.choice(COLOURS_ARE).format(s=plural), f"The {plural} are {colour}.",
+                      colour)  # fmt: skip
         if thing.kind in SHAPES and all(t.colour for t in alike):
-            n = sum(t.colour == thing.colour for t in alike)
-            question = rng.choice(COUNT).format(s=f"{thing.colour} {plural}")
-            named = f"{thing.colour} {name if n == 1 else plural}"
+            n = sum(t.colour == colour for t in alike)
+            question = rng.choice(COUNT).format(s=f"{colour} {plural}")
+            named = f"{colour} {name if n == 1 else plural}"
             return QA("count", question, f"There {'is' if n == 1 else 'are'} {NUMBERS[n]} {named}.", str(n))
         return None
     if KINDS[thing.kind].form == "plural":
         return QA(
             "colour",
             rng.choice(COLOURS_ARE).format(s=plural),
-            f"The {name} are {thing.colour}.",
-            thing.colour,
+            f"The {name} are {colour}.",
+            colour,
         )
     if rng.random() < 0.25:
         yes = rng.random() < 0.5
-        said = thing.colour if yes else rng.choice([c for c in COLOURS if clearly_other(c, thing.colour)])
+        said = colour if yes else rng.choice([c for c in COLOURS if clearly_other(c, colour)])
         question = rng.choice(COLOUR_YES_NO).format(n=name, c=said).replace("a orange", "an orange")
-        answer = f"{'Yes' if yes else 'No'}, the {name} is {thing.colour}."
+        answer = f"{'Yes' if yes else 'No'}, the {name} is {colour}."
         return QA("colour", question, answer, "yes" if yes else "no")
-    return QA("colour", rng.choice(COLOUR).format(n=name), f"The {name} is {thing.colour}.", thing.colour)
+    return QA("colour", rng.choice(COLOUR).format(n=name), f"The {name} is {colour}.", colour)
 
 
 NEAR_COLOURS = (
@@ -413,9 +408,7 @@ def where(view: View, rng: random.Random) -> QA | None:
     if not known:
         return None
     thing, place = rng.choice(known)
-    said = {"middle": "In the middle.", "left": "On the left.", "right": "On the right."}.get(
-        place, f"At the {place}."
-    )
+    said = {"middle": "In the middle.", "left": "On the left.", "right": "On the right."}.get(place, f"At the {place}.")
     return QA("where", where_question(thing.kind, rng), said, place)
 
 
@@ -532,9 +525,7 @@ def scribble(question: str, rng: random.Random) -> str:
     if chance < 0.1 or chance > 0.93:
         question = question.rstrip("?.!")
     if 0.15 < chance < 0.17:
-        question = (
-            rng.choice(("Hey, ", "Please: ", "So, ", "And ", "OK, ")) + question[0].lower() + question[1:]
-        )
+        question = rng.choice(("Hey, ", "Please: ", "So, ", "And ", "OK, ")) + question[0].lower() + question[1:]
     return question
 
 

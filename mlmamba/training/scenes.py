@@ -37,9 +37,7 @@ EMOJI_SIZE = 109  # the one size that the font's bitmaps have
 # What a photo may show beside its own thing, by the group of that, so that nobody asks for it there.
 # Every kind is left out by some groups, else a model would learn that in photos it is always there.
 _GREEN = "tree,plant,leaf,flower,rock,wood,fence,wall"
-_OUTDOORS = (
-    f"{_GREEN},house,building,car,window,door,cloud,sun,mountain,pole,street sign,bird,flag,lamp,lake,beach"
-)
+_OUTDOORS = f"{_GREEN},house,building,car,window,door,cloud,sun,mountain,pole,street sign,bird,flag,lamp,lake,beach"
 _INDOORS = "table,chair,window,door,wall,lamp,curtain,pillow,box,book,potted plant,couch,cup,bottle,desk,rug"
 _MEAL = "plate,bowl,cup,glass,table,spoon,fork,knife,bottle,basket,leaf,pan,pot,tray"
 SURROUNDINGS: dict[str, str] = {
@@ -151,9 +149,7 @@ class Sources:
     def _singles(self) -> Path:
         folder = self.data / "imagenet-one-per-class"
         if not folder.is_dir():
-            raise UserError(
-                f"Put the folder `imagenet-one-per-class` (wnid_name.jpg) into {self.data} to train."
-            )
+            raise UserError(f"Put the folder `imagenet-one-per-class` (wnid_name.jpg) into {self.data} to train.")
         return folder
 
     @cached_property
@@ -170,9 +166,7 @@ class Sources:
         try:
             return ImageFont.truetype(str(self.emoji_font), size=EMOJI_SIZE)
         except OSError as error:
-            raise UserError(
-                f"No emoji font at {self.emoji_font}: install Debian's fonts-noto-color-emoji."
-            ) from error
+            raise UserError(f"No emoji font at {self.emoji_font}: install Debian's fonts-noto-color-emoji.") from error
 
     @cached_property
     def drawings(self) -> dict[str, list[str]]:
@@ -190,9 +184,7 @@ class Sources:
         try:
             rows = json.loads(notes.read_text(encoding="utf-8"))["images"]
         except OSError as error:
-            raise UserError(
-                f"Put `tiny-imagenet-subset/annotations.json` into {self.data} to train."
-            ) from error
+            raise UserError(f"Put `tiny-imagenet-subset/annotations.json` into {self.data} to train.") from error
         tiny = []
         for row in rows:
             x0, y0, x1, y1 = row["box_xyxy"]
@@ -306,12 +298,18 @@ def shift_hue(image: Image.Image, turn: int) -> Image.Image:
     return out
 
 
+def within(x0: float, y0: float, x1: float, y1: float) -> Box:
+    """A box cut at the edges of the picture."""
+    return min(max(x0, 0.0), 1.0), min(max(y0, 0.0), 1.0), min(max(x1, 0.0), 1.0), min(max(y1, 0.0), 1.0)
+
+
 def background(rng: random.Random, size: int) -> tuple[Image.Image, str | None]:
     """A plain, shaded or noisy ground, and its colour's name."""
-    name = rng.choice(COLOURS) if rng.random() < 0.6 else "white"
-    first = rng.choice(RGB[name])
-    if rng.random() < 0.5:  # paler, and then no colour to be sure of
-        first, name = tuple((c + 2 * 255) // 3 for c in first), None if name not in ("white",) else name
+    name: str | None = rng.choice(COLOURS) if rng.random() < 0.6 else "white"
+    r, g, b = rng.choice(RGB[name or "white"])
+    if rng.random() < 0.5 and name != "white":  # paler, and then no colour to be sure of
+        r, g, b, name = (r + 2 * 255) // 3, (g + 2 * 255) // 3, (b + 2 * 255) // 3, None
+    first = (r, g, b)
     how = rng.random()
     if how < 0.55:
         return Image.new("RGB", (size, size), first), name
@@ -329,9 +327,7 @@ def background(rng: random.Random, size: int) -> tuple[Image.Image, str | None]:
     return Image.fromarray(ground).resize((size, size), Image.Resampling.BICUBIC), None
 
 
-def cut(
-    rng: random.Random, sources: Sources, photo: Photo, width: int, height: int
-) -> tuple[Image.Image, Box]:
+def cut(rng: random.Random, sources: Sources, photo: Photo, width: int, height: int) -> tuple[Image.Image, Box]:
     """A random crop of the photo at `width` x `height`, and where its thing's box is in it."""
     image = sources.open(photo, max(width, height))
     w, h = image.size
@@ -339,9 +335,7 @@ def cut(
     cw = min(w, h * width / height) * scale
     ch = cw * height / width
     # near the middle: that is where the thing is, and a single photo has no true box
-    fx, fy = (
-        (rng.uniform(0, 1), rng.uniform(0, 1)) if photo.small else (rng.uniform(0.25, 0.75) for _ in "xy")
-    )
+    fx, fy = (rng.uniform(0, 1), rng.uniform(0, 1)) if photo.small else (rng.uniform(0.25, 0.75) for _ in "xy")
     left, top = (w - cw) * fx, (h - ch) * fy
     if photo.small:  # keep at least most of the box
         bx, by = (photo.box[0] + photo.box[2]) / 2 * w, (photo.box[1] + photo.box[3]) / 2 * h
@@ -354,7 +348,7 @@ def cut(
         box = ((x0 * w - left) / cw, (y0 * h - top) / ch, (x1 * w - left) / cw, (y1 * h - top) / ch)
     else:
         box = photo.box
-    box = tuple(min(max(v, 0.0), 1.0) for v in box)
+    box = within(*box)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         box = (1 - box[2], box[1], 1 - box[0], box[3])
@@ -392,7 +386,8 @@ class Canvas:
     def draw(self, kind: str, picture: Image.Image, x: int, y: int, colour: str | None) -> None:
         """Put an RGBA picture on top."""
         self.image.paste(picture, (x, y), picture)
-        box = tuple(min(max(v / self.size, 0.0), 1.0) for v in (x, y, x + picture.width, y + picture.height))
+        corners = (x, y, x + picture.width, y + picture.height)
+        box = within(*(v / self.size for v in corners))
         self.things.append((kind, colour, "drawing", box))
         self._own(np.asarray(picture.getchannel("A")) > 127, x, y)
 
@@ -411,7 +406,7 @@ class Canvas:
         rows = ((np.arange(h) + 0.5 - (y0 + y1) / 2) / max((y1 - y0) / 2, 1)) ** 2
         ellipse = (rows[:, None] + columns[None, :] < 1) & shown
         corners = ((x + x0) / self.size, (y + y0) / self.size, (x + x1) / self.size, (y + y1) / self.size)
-        self.things.append((photo.kind, None, "photo", tuple(min(max(v, 0.0), 1.0) for v in corners)))
+        self.things.append((photo.kind, None, "photo", within(*corners)))
         self._own(ellipse, x, y)
         self.around(photo, present=True)
 
@@ -441,7 +436,7 @@ class Canvas:
                 avoid |= {kind, *KINDS[kind].also}
                 continue
             avoid |= unsure(kind)
-            box = tuple(round(v, 4) for v in box)
+            box = within(*(round(v, 4) for v in box))
             things.append(Thing(kind, box, round(float(pixels[i] / self.owner.size), 5), colour, source))
         if self.extra:
             things.append(self.extra[0])
@@ -466,9 +461,7 @@ class Canvas:
         return [cells[r * GRID : (r + 1) * GRID] for r in range(GRID)]
 
 
-def places(
-    rng: random.Random, sizes: list[tuple[int, int]], size: int, overlap: float
-) -> Iterator[tuple[int, int]]:
+def places(rng: random.Random, sizes: list[tuple[int, int]], size: int, overlap: float) -> Iterator[tuple[int, int]]:
     """A place (x, y) for each (w, h), with little overlap: the best of a few tries."""
     taken: list[tuple[int, int, int, int]] = []
     for w, h in sizes:
@@ -522,9 +515,7 @@ def pick_drawn(sources: Sources, rng: random.Random) -> str:
     return rng.choice(list(sources.drawings))
 
 
-def add_drawings(
-    canvas: Canvas, sources: Sources, rng: random.Random, most: int, share: tuple[float, float]
-) -> None:
+def add_drawings(canvas: Canvas, sources: Sources, rng: random.Random, most: int, share: tuple[float, float]) -> None:
     """1 to `most` drawings, their widths within `share` of the picture's; often several of one kind."""
     n = rng.randint(1, most)
     kinds: list[tuple[str, str]] = []
@@ -674,15 +665,11 @@ def shapes_scene(rng: random.Random, size: int) -> tuple[Image.Image, Scene]:
     canvas = Canvas(Image.new("RGB", (size, size), rng.choice(RGB[ground])), "shapes")
     near = {"red": {"orange", "pink", "brown"}, "yellow": {"white", "orange"}, "white": {"yellow", "grey"},
             "black": {"brown", "blue"}, "blue": {"purple", "black"}}  # fmt: skip
-    colours = [
-        c for c in COLOURS if c != ground and c not in near.get(ground, ()) and ground not in near.get(c, ())
-    ]
+    colours = [c for c in COLOURS if c != ground and c not in near.get(ground, ()) and ground not in near.get(c, ())]
     n = rng.randint(1, 6)
     chosen: list[tuple[str, str]] = []
     while len(chosen) < n:
-        chosen += [(rng.choice(SHAPES), rng.choice(colours))] * min(
-            rng.choice((1, 1, 2, 3, 4)), n - len(chosen)
-        )
+        chosen += [(rng.choice(SHAPES), rng.choice(colours))] * min(rng.choice((1, 1, 2, 3, 4)), n - len(chosen))
     high = min(0.5, 0.85 / math.sqrt(n))
     pictures = []
     for kind, colour in chosen:
@@ -697,9 +684,7 @@ def shapes_scene(rng: random.Random, size: int) -> tuple[Image.Image, Scene]:
     return canvas.image, canvas.scene(ground)
 
 
-def compose(
-    sources: Sources, rng: random.Random, split: Split = "train", size: int = 320
-) -> tuple[Image.Image, Scene]:
+def compose(sources: Sources, rng: random.Random, split: Split = "train", size: int = 320) -> tuple[Image.Image, Scene]:
     """One random scene: a `size` x `size` RGB picture and what is in it."""
     # the same seed gives other compositions in the other split
     rng = random.Random(f"{split} {rng.getrandbits(64)}")

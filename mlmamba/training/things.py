@@ -103,7 +103,7 @@ class Table:
 def table() -> Table:
     values = json.loads(Path(__file__).with_name("things.json").read_text(encoding="utf-8"))
     kinds = {
-        name: Kind(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+        name: Kind(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})  # type: ignore[arg-type]
         for name, row in values.pop("kinds").items()
     }
     return Table(kinds, **{k: frozenset(v) for k, v in values.items()})

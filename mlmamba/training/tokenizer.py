@@ -3,11 +3,12 @@
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mlmamba.training.questions import ask
-from mlmamba.training.scenes import SHAPES, Box, Scene, Thing
+from mlmamba.training.scenes import SHAPES, Box, Scene, Style, Thing
 from mlmamba.training.things import COLOURS, KINDS, unsure
 
 END_OF_TEXT = "<|endoftext|>"  # id 0
@@ -16,12 +17,12 @@ SPECIALS = (END_OF_TEXT, "<|user|>\n", "\n<|user|>\n", "\n<|assistant|>\n")  # i
 
 def layout(rng: random.Random) -> Scene:
     """A scene without a picture; every kind as often as any other."""
-    style = rng.choices(("drawing", "photo", "collage", "shapes"), (45, 25, 20, 10))[0]
+    style: Style = rng.choices(("drawing", "photo", "collage", "shapes"), (45, 25, 20, 10))[0]
     n = 1 if style == "photo" else rng.randint(1, 4)
     kinds = rng.choices(SHAPES if style == "shapes" else list(KINDS), k=n)
     if rng.random() < 0.4:
         kinds += kinds[:1] * rng.randint(1, 2)
-    source = "photo" if style in ("photo", "collage") else "drawing"
+    source: Literal["drawing", "photo"] = "photo" if style in ("photo", "collage") else "drawing"
     things = []
     for kind in kinds:
         x, y, w = rng.uniform(0, 0.75), rng.uniform(0, 0.75), rng.uniform(0.1, 0.25)

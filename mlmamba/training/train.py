@@ -15,20 +15,20 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mlmamba import backend, weights
 from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, VisionConfig
 from mlmamba.errors import UserError
-from mlmamba.mamba2 import LayerState, Mamba2Layer, State
+from mlmamba.mamba2 import LayerState, Mamba2Layer, SelectiveScan, State
 from mlmamba.model import MLMamba
 from mlmamba.training.batches import NONE, TYPES, Batch, Batches, Branches
 from mlmamba.training.scenes import Sources
 from mlmamba.training.things import OF_WNID
 from mlmamba.training.tokenizer import first_ids
-from mlmamba.vision import Vision
+from mlmamba.vision import EfficientNetLite0, Vision
 
 TINY = MLMambaConfig(
     name="tiny",
@@ -50,7 +50,7 @@ class Recipe:
     pictures: int = 16
     branches: int = 5
     max_tokens: int = 48
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup: int = 100
     decay: float = 0.3  # the last part of the steps, in which the learning rate falls to zero
@@ -72,10 +72,18 @@ def initialise(model: MLMamba) -> None:
     A reader that asks with C for what B wrote finds it at once when C starts as B; and some heads must remember all
     the patches until the question has come, so A starts slower than Mamba-2's default.
     """
-    torch.nn.init.normal_(model.language_model.embedding.weight, std=model.config.language.d_model**-0.5)
-    scans = [m for m in model.modules() if hasattr(m, "A_log")]
+    nn.init.normal_(model.language_model.embedding.weight, std=model.config.language.d_model**-0.5)
+    # patches find their words about twice as fast when signals keep their size through the connector
+    connector = model.connector
+    for linear in [m for part in (connector.mlp, connector.projector) for m in part if isinstance(m, nn.Linear)]:
+        nn.init.normal_(linear.weight, std=(2 / linear.in_features) ** 0.5)
+        nn.init.zeros_(linear.bias)
+    for name, weight in connector.named_parameters():
+        if name.endswith(("out_proj.weight", "w3.weight")):
+            weight.data *= 0.5
+    scans = [m for m in model.modules() if isinstance(m, SelectiveScan)]
     for scan in scans:
-        torch.nn.init.uniform_(scan.A_log, math.log(0.1), math.log(4.0))
+        nn.init.uniform_(scan.A_log, math.log(0.1), math.log(4.0))
     n, d = model.config.language.d_state, model.config.language.d_inner
     for layer in model.language_model.layers:
         assert isinstance(layer, Mamba2Layer)
@@ -130,9 +138,7 @@ def answer_losses(model: MLMamba, features: Tensor, talk: Branches) -> tuple[Ten
     logits, targets, first = lm.head(hidden[asked]), talk.targets[asked], talk.first[asked]
     early = F.cross_entropy(lm.head(hidden[foreseen]), talk.early[foreseen])
     right = logits.argmax(-1) == targets
-    scores = {
-        name: (int(right[first == i].sum()), int((first == i).sum())) for i, name in enumerate(TYPES)
-    }
+    scores = {name: (int(right[first == i].sum()), int((first == i).sum())) for i, name in enumerate(TYPES)}
     return F.cross_entropy(logits, targets), early, scores
 
 
@@ -184,7 +190,12 @@ def train(
 
 
 def _step(
-    model: MLMamba, optimiser: torch.optim.Optimizer, teacher: Teacher, batch: Batch, recipe: Recipe, step: int
+    model: MLMamba,
+    optimiser: torch.optim.Optimizer,
+    teacher: Teacher,
+    batch: Batch,
+    recipe: Recipe,
+    step: int,
 ) -> dict[str, float]:
     """One optimiser step a connector, all on the same pictures; returns the row for the log."""
     begun = time.perf_counter()
@@ -224,13 +235,20 @@ def _step(
 
 def _encode(model: MLMamba, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """uint8 pixels (b, 3, s, s) → features (b, n_patches, d_features), class logits (b, n_patches, 1000)."""
-    return model.vision.towers[0].features_and_classes(pixels.to(model.backend.device).float() / 255)
+    tower = model.towers.towers[0]
+    assert isinstance(tower, EfficientNetLite0)  # the one tower with a head of its own
+    return tower.features_and_classes(pixels.to(model.backend.device).float() / 255)
 
 
 def _save(path: Path, model: MLMamba, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
     partial = path.with_suffix(".partial")
     torch.save(
-        {"step": step, "recipe": asdict(recipe), "model": model.state_dict(), "optimiser": optimiser.state_dict()},
+        {
+            "step": step,
+            "recipe": asdict(recipe),
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+        },
         partial,
     )
     partial.replace(path)  # a run killed while it saves keeps the checkpoint before

@@ -1,0 +1,55 @@
+"""mamba-ssm's and causal-conv1d's kernels under the signatures of `mlmamba.ssd`; imported on CUDA alone."""
+
+import sys
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from mlmamba import ssd
+
+# mamba_ssm imports Mamba-1's compiled extension without need; its Mamba-2 is Triton and does without
+sys.modules.setdefault("selective_scan_cuda", ModuleType("selective_scan_cuda"))
+
+from mamba_ssm.ops.triton.selective_state_update import selective_state_update  # noqa: E402
+from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined  # noqa: E402
+
+try:
+    from causal_conv1d import causal_conv1d_fn
+except ImportError:
+    causal_conv1d_fn = None
+
+NAME = "mamba-ssm" + (" + causal-conv1d" if causal_conv1d_fn else "")
+CHUNK = 256
+
+
+def scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`ssd.ssd` by Triton's chunked scan."""
+    y, state = mamba_chunk_scan_combined(
+        x, dt, A, B[:, :, None], C[:, :, None], CHUNK, D=D, initial_states=state, return_final_states=True
+    )
+    return y, state.float()
+
+
+def step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """`ssd.ssd_step` by the fused state update."""
+    p, n = state.shape[-2:]
+    state = state.clone()  # the kernel writes into it
+    # expanded, not copied: by their strides of 0 the kernel sees that one number serves a head
+    y = selective_state_update(
+        state, x, dt[..., None].expand(*x.shape), A[:, None, None].expand(-1, p, n).float(), B[:, None], C[:, None],
+        D=D[:, None].expand(-1, p),
+    )  # fmt: skip
+    return y, state
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`ssd.causal_conv` by causal-conv1d where it is installed."""
+    if causal_conv1d_fn is None or x.shape[1] == 1:
+        return ssd.causal_conv(x, weight, bias, state)
+    width = weight.shape[-1]
+    before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
+    y = causal_conv1d_fn(x.mT, weight, bias, initial_states=before.mT, activation="silu").mT
+    return y, torch.cat([before, x], dim=1)[:, 1 - width :]
