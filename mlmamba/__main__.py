@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import mlmamba
-from mlmamba import UserError, hub, weights
+from mlmamba import UserError, weights
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--pictures", type=int, help="pictures a batch")
     train.add_argument("--device", default="auto")
     train.add_argument("--workers", type=int, default=1, help="processes that compose scenes")
+    train.add_argument("--scenes", type=int, default=300, help="held-out scenes to evaluate on at the end")
     train.set_defaults(run=run_train)
 
     evaluate = commands.add_parser("evaluate", help="ask a model about held-out pictures and count right answers")
@@ -78,20 +79,12 @@ def run_convert(options: argparse.Namespace) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    from tokenizers import Tokenizer
-
     from mlmamba.training import train
 
-    tokenizer = Tokenizer.from_file(str(hub.CHECKPOINTS / "tiny" / weights.TOKENIZER))
     chosen = {name: getattr(options, name) for name in ("steps", "pictures") if getattr(options, name)}
-    train.train(
-        options.out,
-        options.data,
-        tokenizer,
-        train.Recipe(**chosen),
-        device=options.device,
-        workers=options.workers,
-    )
+    train.train(options.out, options.data, train.Recipe(**chosen), device=options.device, workers=options.workers)
+    options.model, options.json = options.out, options.out / "evaluation.json"
+    run_evaluate(options)  # a run ends with what it is worth
     print(f"Trained. Ask it: python -m mlmamba ask IMAGE QUESTION --model {options.out}")
 
 

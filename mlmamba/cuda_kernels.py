@@ -37,11 +37,17 @@ def step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, stat
     """`ssd.ssd_step` by the fused state update."""
     p, n = state.shape[-2:]
     state = state.clone()  # the kernel writes into it
-    # expanded, not copied: by their strides of 0 the kernel sees that one number serves a head
+    # expanded, not copied: by their strides of 0 the kernel sees that one number serves a head; it wants a bias then
     y = selective_state_update(
-        state, x, dt[..., None].expand(*x.shape), A[:, None, None].expand(-1, p, n).float(), B[:, None], C[:, None],
+        state,
+        x,
+        dt[..., None].expand(*x.shape),
+        A[:, None, None].expand(-1, p, n),
+        B[:, None],
+        C[:, None],
         D=D[:, None].expand(-1, p),
-    )  # fmt: skip
+        dt_bias=torch.zeros_like(A)[:, None].expand(-1, p),
+    )
     return y, state
 
 

@@ -1,6 +1,8 @@
 """Where the files of a model are: in this repository, in a folder, or on the Hugging Face Hub."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlmamba import weights
@@ -52,14 +54,38 @@ def _published() -> Path:
 
 def _fetch(repo: str, file: str) -> Path:
     """A file of a Hub repository, downloaded with a progress bar at first need."""
-    import httpx
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
+    with fetching(f"{file} of {repo}"):
         return Path(hf_hub_download(repo, file))
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+
+
+@contextmanager
+def fetching(what: str, *, wanted: bool = True) -> Iterator[None]:
+    """Let the library inside fetch from the Hub (it shows its own progress bar), or raise UserError.
+
+    With no network the local cache is asked alone: the Hub's client would retry for a minute first.
+    """
+    if not wanted:
+        yield
+        return
+    import httpx
+    from huggingface_hub import constants, get_session
+
+    setting = constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+        reason = ""
+    except (OSError, httpx.HTTPError) as error:
+        constants.HF_HUB_OFFLINE = True
+        reason = f"{constants.ENDPOINT} does not answer: {error}"
+    try:
+        yield
+    except (OSError, RuntimeError, httpx.HTTPError) as error:  # RuntimeError is open_clip's
+        reason = reason or str(error).strip().split("\n")[0]
         raise UserError(
-            f"Could not fetch {file} of {repo} from the Hugging Face Hub; check the name and the network, "
-            'or use the embedded model "tiny".'
+            f"Could not fetch {what} from the Hugging Face Hub; check the name, go online and try again, "
+            f'or take the model "tiny", which needs no download ({reason}).'
         ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = setting

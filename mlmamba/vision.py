@@ -6,8 +6,7 @@ patches row by row. Each brings its own normalisation, so that one prepared pict
 timm and open_clip are imported only when a tower is built: they are slow to import.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mlmamba.config import VisionConfig
 from mlmamba.errors import UserError
+from mlmamba.hub import fetching
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -202,43 +202,12 @@ class VisionTransformer(nn.Module):
         return (taken if self.from_timm else taken["image_intermediates"])[0]
 
 
-@contextmanager
-def hub_weights(name: str, *, wanted: bool) -> Iterator[None]:
-    """Let the library inside fetch weights from the Hub (it shows its own progress bar), or raise UserError.
-
-    With no network the local cache is asked alone: the Hub's client would retry for a minute first.
-    """
-    if not wanted:
-        yield
-        return
-    import httpx
-    from huggingface_hub import constants, get_session
-
-    setting = constants.HF_HUB_OFFLINE
-    try:
-        get_session().head(constants.ENDPOINT, timeout=10)
-        reason = ""
-    except (OSError, httpx.HTTPError) as error:
-        constants.HF_HUB_OFFLINE = True
-        reason = f"{constants.ENDPOINT} does not answer: {error}"
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # RuntimeError is open_clip's
-        reason = reason or str(error).strip().split("\n")[0]
-        raise UserError(
-            f"The weights of {name} could not be fetched from the Hugging Face Hub; go online and try again, "
-            f'or take the model "tiny", which needs no download ({reason}).'
-        ) from error
-    finally:
-        constants.HF_HUB_OFFLINE = setting
-
-
 def dinov2(image_size: int, *, pretrained: bool = True) -> VisionTransformer:
     """DINOv2 ViT-L/14 with registers, its position embedding resampled to the grid of `image_size`."""
     import timm
 
     name = "vit_large_patch14_reg4_dinov2.lvd142m"
-    with hub_weights(name, wanted=pretrained):
+    with fetching(name, wanted=pretrained):
         net = timm.create_model(name, pretrained=pretrained, img_size=image_size, num_classes=0)
     return VisionTransformer(net, IMAGENET_MEAN, IMAGENET_STD)
 
@@ -261,7 +230,7 @@ def open_clip_visual(name: str, weights: str | None, image_size: int) -> Any:
 
     # unless told, open_clip moves what it made to the CPU, which can't be done `with torch.device("meta")`
     options = {"force_image_size": image_size, "device": torch.get_default_device()}
-    with hub_weights(name, wanted=weights is not None):
+    with fetching(name, wanted=weights is not None):
         return open_clip.create_model(name, pretrained=weights, **options).visual
 
 

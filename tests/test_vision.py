@@ -11,6 +11,7 @@ from PIL import Image
 from mlmamba import vision
 from mlmamba.config import VisionConfig
 from mlmamba.errors import UserError
+from mlmamba.hub import fetching
 from mlmamba.vision import EfficientNetLite0, Vision, VisionTransformer
 
 PHOTOS = Path(__file__).parents[2] / "shared/data/imagenet-one-per-class"
@@ -198,7 +199,7 @@ def test_no_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.setattr(huggingface_hub, "get_session", Unplugged)
     before = huggingface_hub.constants.HF_HUB_OFFLINE
-    with pytest.raises(UserError, match=r"go online") as caught, vision.hub_weights("a tower", wanted=True):
+    with pytest.raises(UserError, match=r"go online") as caught, fetching("a tower"):
         huggingface_hub.hf_hub_download("nobody/nothing", "weights.safetensors", cache_dir=tmp_path)
     assert "does not answer" in str(caught.value)
     assert "\n" not in str(caught.value)

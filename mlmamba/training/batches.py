@@ -12,10 +12,12 @@ from torch.utils.data import Dataset
 from mlmamba.chat import ChatTokenizer
 from mlmamba.training.questions import MAKERS, QA, ask
 from mlmamba.training.scenes import GRID, Scene, Sources, compose
-from mlmamba.training.tokenizer import first_ids
+from mlmamba.training.things import KINDS
+from mlmamba.training.tokenizer import first_id
 
 TYPES = tuple(MAKERS)
 NONE = -100  # a target that gives no loss
+OTHER_WORDS = 0.35  # how often a patch is told by its plural or a synonym
 
 
 @dataclass
@@ -60,7 +62,10 @@ class Batches(Dataset[Batch]):
         self.size, self.branches, self.max_tokens, self.sets = size, branches, max_tokens, sets
         self.image_size, self.seed = image_size, seed
         self.chat = ChatTokenizer(tokenizer)
-        self.first_ids = first_ids(tokenizer)
+        self.first_ids = {
+            kind: [first_id(tokenizer, word) for word in (kind, thing.plural, *thing.synonyms)]
+            for kind, thing in KINDS.items()
+        }
 
     def __getitem__(self, index: int) -> Batch:
         rng = random.Random(f"{self.seed} {index}")
@@ -69,19 +74,23 @@ class Batches(Dataset[Batch]):
         pixels = np.stack([np.asarray(image) for image, _ in made])  # (b, s, s, 3)
         return Batch(
             torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
-            torch.tensor([self.words(scene) for scene in scenes]),
+            torch.tensor([self.words(scene, rng) for scene in scenes]),
             torch.tensor([scene.style != "shapes" and scene.background is None for scene in scenes]),
             [self.talks(scenes, rng) for _ in range(self.sets)],
         )
 
-    def words(self, scene: Scene) -> list[int]:
+    def words(self, scene: Scene, rng: random.Random) -> list[int]:
+        """What each patch shows: most often by its name, else by its plural or a synonym, for questions use them."""
         kinds = [kind for row in scene.cells for kind in row]
         assert len(kinds) == GRID * GRID
-        return [NONE if kind is None else self.first_ids[kind] for kind in kinds]
+        as_told = {
+            kind: rng.choice(ids[1:]) if rng.random() < OTHER_WORDS else ids[0] for kind, ids in self.first_ids.items()
+        }
+        return [NONE if kind is None else as_told[kind] for kind in kinds]
 
     def talks(self, scenes: list[Scene], rng: random.Random) -> Branches:
         rows = [row for scene in scenes for row in self.pack(ask(scene, rng, 3 * self.branches), rng)]
-        t = max(len(ids) for ids, *_ in rows)
+        t = self.max_tokens  # always the same, so that memory is used again
 
         def padded(column: int, fill: int) -> Tensor:
             return torch.tensor([row[column] + [fill] * (t - len(row[column])) for row in rows])

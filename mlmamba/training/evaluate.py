@@ -15,8 +15,8 @@ from mlmamba.errors import UserError
 from mlmamba.images import open_image
 from mlmamba.model import MLMamba
 from mlmamba.training.questions import QA, ask, ask_for, judge
-from mlmamba.training.scenes import Sources, compose
-from mlmamba.training.things import COCO
+from mlmamba.training.scenes import Scene, Sources, compose
+from mlmamba.training.things import COCO, KINDS
 
 SMALLEST = 0.06  # share of the picture that an object of a COCO photo must cover to be asked for
 Asked = tuple[Image.Image, list[tuple[str, QA]]]  # a picture, and questions with the row of the table they count for
@@ -34,6 +34,8 @@ def evaluate(model: MLMamba, data: Path, n_scenes: int = 300, seed: int = 1) -> 
         truths = Counter(qa.truth for name, qa in questions if name == row)
         of = truths.total()
         rows[row] = {"asked": row, "questions": of, "chance": max(truths.values()) / of}
+        if kinds := {qa.kind for name, qa in questions if name == row and qa.kind}:
+            rows[row]["asked"] += f" ({len(kinds)} kinds)"
     for connector in model.config.connector.kinds:
         right: Counter[str] = Counter()
         for image, qas in tqdm(asked, desc=connector, unit="picture", mininterval=5):
@@ -42,7 +44,7 @@ def evaluate(model: MLMamba, data: Path, n_scenes: int = 300, seed: int = 1) -> 
                 right[row] += judge(qa, reply(conversation, qa.question))
         for row, values in rows.items():
             values[connector] = right[row] / values["questions"]
-    return list(rows.values())
+    return [rows[row] for row in sorted(rows)]
 
 
 def reply(conversation: Conversation, question: str) -> str:
@@ -57,11 +59,14 @@ def held_out_scenes(data: Path, n: int, seed: int) -> Iterator[Asked]:
     sources, rng = Sources(data), random.Random(seed)
     for _ in range(n):
         image, scene = compose(sources, rng, "held-out")
-        row = "photos" if scene.style == "photo" else "scenes"
-        yield (
-            image,
-            [(f"{row}: {qa.type}", qa) for qa in ask(scene, rng, 5) if qa.type not in ("about", "group")],
-        )
+        yield image, [(_row(scene, qa), qa) for qa in ask(scene, rng, 5) if qa.type not in ("about", "group")]
+
+
+def _row(scene: Scene, qa: QA) -> str:
+    """The row of the table that a question counts for."""
+    seen = "photos" if scene.style == "photo" else "scenes"
+    known = "" if qa.type != "is_there" else ", common things" if KINDS[qa.kind].core else ", rare things"
+    return f"{seen}: {qa.type}{known}"
 
 
 def coco_photos(data: Path, seed: int) -> Iterator[Asked]:
@@ -84,7 +89,7 @@ def coco_photos(data: Path, seed: int) -> Iterator[Asked]:
         n = min(len(with_it), len(without))
         for truth, indices in (("yes", rng.sample(with_it, n)), ("no", rng.sample(without, n))):
             for i in indices:
-                questions[i].append(QA("is_there", ask_for(kind, rng), "", truth))
+                questions[i].append(QA("is_there", ask_for(kind, rng), "", truth, kind))
     for photo, qas in zip(photos, questions, strict=True):
         if qas:
             yield open_image(folder / photo["file"]), [("COCO photos: is_there", qa) for qa in qas]

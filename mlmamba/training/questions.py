@@ -7,7 +7,7 @@ colours, and kinds in `scene.avoid` are neither confirmed nor denied.
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlmamba.training.scenes import SHAPES, Scene, Thing
 from mlmamba.training.things import COLOURS, CORE, GROUPS, KINDS, NARROWER, NUMBERS, a, unsure
@@ -176,13 +176,15 @@ RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "be
 
 @dataclass(frozen=True)
 class QA:
-    """`truth`: what a right answer must say: "yes", "no", a number, a colour, kinds joined by "|", a
-    relation, a place ("top left"), or "" where `judge` compares with the answer itself."""
+    """`truth`: what a right answer must say: "yes", "no", a number, a colour, kinds joined by "|", a relation, a
+    place ("top left"), or "" where `judge` compares with the answer itself. `kind`: what an is-there question asks
+    for."""
 
     type: str
     question: str
     answer: str
     truth: str
+    kind: str = ""
 
 
 class View:
@@ -212,7 +214,7 @@ class View:
         """A kind that is surely not there; half of the time a common one."""
         while True:
             chance = rng.random()
-            kind = rng.choice(CORE if chance < 0.7 else list(KINDS))
+            kind = rng.choice(CORE if chance < 0.8 else list(KINDS))
             # now and then of the same group as something present: not every animal is this one
             if chance > 0.8 and self.shown and KINDS[kind].group != KINDS[self.shown[0].kind].group:
                 kind = rng.choice([k for k in KINDS if KINDS[k].group == KINDS[self.shown[0].kind].group])
@@ -257,8 +259,8 @@ def is_there(view: View, rng: random.Random) -> QA | None:
         kind = view.absent(rng)
     question = ask_for(kind, rng)
     if yes:
-        return QA("is_there", question, f"Yes, {there_is(kind, view.number(kind))}.", "yes")
-    return QA("is_there", question, f"No, there {KINDS[kind].are} no {KINDS[kind].name}.", "no")
+        return QA("is_there", question, f"Yes, {there_is(kind, view.number(kind))}.", "yes", kind)
+    return QA("is_there", question, f"No, there {KINDS[kind].are} no {KINDS[kind].name}.", "no", kind)
 
 
 def ask_for(kind: str, rng: random.Random) -> str:
@@ -543,7 +545,7 @@ def ask(scene: Scene, rng: random.Random, n: int) -> list[QA]:
         if qa is None or qa.question in seen:
             continue
         seen.add(qa.question)
-        out.append(QA(qa.type, scribble(qa.question, rng), qa.answer, qa.truth))
+        out.append(replace(qa, question=scribble(qa.question, rng)))
     return out
 
 

@@ -239,7 +239,7 @@ def photo_of(sources: Sources, rng: random.Random, split: Split, small_share: fl
     """A random photo: common kinds more often, photos of 64 x 64 about `small_share` of the time."""
     photos = sources.photos[split]
     core = [k for k in CORE if k in photos]
-    kind = rng.choice(core if rng.random() < 0.75 else list(photos))
+    kind = rng.choice(core if rng.random() < 0.9 else list(photos))
     small = [p for p in photos[kind] if p.small]
     large = [p for p in photos[kind] if not p.small]
     return rng.choice(small if small and (not large or rng.random() < small_share) else large)
@@ -509,7 +509,7 @@ def pick_drawn(sources: Sources, rng: random.Random) -> str:
     chance = rng.random()
     if chance < 0.06:
         return "person"
-    if chance < 0.78:
+    if chance < 0.9:
         kind = rng.choice(CORE)
         return kind if kind in sources.drawings else "dog"
     return rng.choice(list(sources.drawings))

@@ -69,9 +69,14 @@ def train(out: Path, corpus: Iterable[str], vocab_size: int = 4096) -> Tokenizer
     return tokenizer
 
 
+def first_id(tokenizer: Tokenizer, word: str) -> int:
+    """Id of a word's first token as it comes after "a": " dog", " remote" of "remote control"."""
+    return tokenizer.encode(f" {word}", add_special_tokens=False).ids[0]
+
+
 def first_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Kind -> id of its first token as it comes after "a": " dog", " remote" of "remote control"."""
-    return {kind: tokenizer.encode(f" {kind}", add_special_tokens=False).ids[0] for kind in KINDS}
+    """Kind -> id of the first token of its name."""
+    return {kind: first_id(tokenizer, kind) for kind in KINDS}
 
 
 def collisions(tokenizer: Tokenizer) -> dict[str, list[str]]:

@@ -1,13 +1,15 @@
 """Train the tiny model: first that a patch tells its word, then also that answers come true.
 
-Three losses. `align`: cross entropy on the word of what a patch shows, read from the projector's output through the
-tied embedding; without it, names don't bind to patches. `answer`: the same on the words of answers. `early`: within
-a yes-or-no question, on the answer that is to come. The first `align_steps` have `align` alone and are cheap.
+The losses. `align`: cross entropy on the word of what a patch shows, read from the projector's output through the
+tied embedding; without it, names don't bind to patches. `answer`: the same on the words of answers, with `first` on
+their first word once more. `early`: within a yes-or-no question, on the answer that is to come. The first
+`align_steps` have `align` alone and are cheap.
 Connectors take turns on the same pictures; the vision tower stays frozen.
 """
 
 import json
 import math
+import random
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +29,8 @@ from mlmamba.model import MLMamba
 from mlmamba.training.batches import NONE, TYPES, Batch, Batches, Branches
 from mlmamba.training.scenes import Sources
 from mlmamba.training.things import OF_WNID
-from mlmamba.training.tokenizer import first_ids
+from mlmamba.training.tokenizer import corpus, first_ids
+from mlmamba.training.tokenizer import train as train_tokenizer
 from mlmamba.vision import EfficientNetLite0, Vision
 
 TINY = MLMambaConfig(
@@ -45,7 +48,7 @@ TINY = MLMambaConfig(
 class Recipe:
     """How to train. A step is one batch of pictures for each connector in turn."""
 
-    steps: int = 2000
+    steps: int = 1300
     align_steps: int = 400
     pictures: int = 16
     branches: int = 5
@@ -53,9 +56,10 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup: int = 100
-    decay: float = 0.3  # the last part of the steps, in which the learning rate falls to zero
+    decay: float = 0.46  # the last part of the steps, in which the learning rate falls to zero
     align: float = 0.5  # weight of the loss on the words of patches
-    early: float = 0.3  # weight of the loss on answers foreseen within the question
+    first: float = 2.0  # extra weight of the first word of an answer: most often it decides
+    early: float = 0.5  # weight of the loss on answers foreseen within the question
     sure: float = 0.6  # from this probability on the encoder's own class names a patch of a photo
     clip: float = 1.0
     seed: int = 0
@@ -69,8 +73,9 @@ class Recipe:
 def initialise(model: MLMamba) -> None:
     """Starting weights that make a look-up by content easy to find.
 
-    A reader that asks with C for what B wrote finds it at once when C starts as B; and some heads must remember all
-    the patches until the question has come, so A starts slower than Mamba-2's default.
+    A reader that asks with C for what B wrote finds it at once when C starts as B, and the gate tells whether what
+    was read is what was asked for when z starts as x. Some heads must remember all the patches until the question
+    has come, so A starts slower than Mamba-2's default.
     """
     nn.init.normal_(model.language_model.embedding.weight, std=model.config.language.d_model**-0.5)
     # patches find their words about twice as fast when signals keep their size through the connector
@@ -88,6 +93,7 @@ def initialise(model: MLMamba) -> None:
     for layer in model.language_model.layers:
         assert isinstance(layer, Mamba2Layer)
         with torch.no_grad():
+            layer.in_proj.weight[:d] = layer.in_proj.weight[d : 2 * d]
             layer.in_proj.weight[2 * d + n : 2 * d + 2 * n] = layer.in_proj.weight[2 * d : 2 * d + n]
             # a word is matched by itself, not by its neighbours: B and C start close to the current token's
             layer.scan.conv_weight[d:] *= 0.2
@@ -128,30 +134,36 @@ def align_loss(model: MLMamba, features: Tensor, words: Tensor) -> tuple[Tensor,
     return F.cross_entropy(logits, words[shown]), {"patch": (int(right), int(shown.sum()))}
 
 
-def answer_losses(model: MLMamba, features: Tensor, talk: Branches) -> tuple[Tensor, Tensor, Scores]:
-    """Losses on answers and on answers foreseen; and, per type of question, how many first words are right."""
+def answer_losses(model: MLMamba, features: Tensor, talk: Branches) -> tuple[dict[str, Tensor], Scores]:
+    """Losses on answers, their first words, and answers foreseen; per type, how many first words are right."""
     lm = model.language_model
     state = lm(features, last_only=True).state
     k = talk.ids.shape[0] // features.shape[0]
     hidden = lm(lm.embed(talk.ids), branch(state, k), last_only=True).hidden
     asked, foreseen = talk.targets != NONE, talk.early != NONE
     logits, targets, first = lm.head(hidden[asked]), talk.targets[asked], talk.first[asked]
-    early = F.cross_entropy(lm.head(hidden[foreseen]), talk.early[foreseen])
+    losses = {
+        "answer": F.cross_entropy(logits, targets),
+        "first": F.cross_entropy(logits[first >= 0], targets[first >= 0]),
+        "early": F.cross_entropy(lm.head(hidden[foreseen]), talk.early[foreseen]),
+    }
     right = logits.argmax(-1) == targets
     scores = {name: (int(right[first == i].sum()), int((first == i).sum())) for i, name in enumerate(TYPES)}
-    return F.cross_entropy(logits, targets), early, scores
+    return losses, scores
 
 
 def train(
-    out: Path, data: Path, tokenizer: Tokenizer, recipe: Recipe | None = None, *, device: str = "auto",
-    workers: int = 1, config: MLMambaConfig = TINY, save_every: int = 100,
-) -> MLMamba:  # fmt: skip
-    """Train into the folder `out`, going on from its checkpoint where there is one; returns the model.
+    out: Path, data: Path, recipe: Recipe | None = None, *, device: str = "auto", workers: int = 1,
+    config: MLMambaConfig = TINY, save_every: int = 100,
+) -> None:  # fmt: skip
+    """Train into the folder `out`, going on from its checkpoint where there is one.
 
-    Writes `training.pt` (to go on from), `log.jsonl`, and at the end `config.json` and `model.safetensors`.
+    Writes `tokenizer.json`, `training.pt` (to go on from) and `log.jsonl`, at the end `config.json` and
+    `model.safetensors`.
     """
     recipe = recipe or Recipe()
     out.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(out / weights.TOKENIZER, data)
     torch.manual_seed(recipe.seed)
     where = backend.choose(device, "float32")
     vision = Vision(config.vision)
@@ -185,8 +197,15 @@ def train(
             if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
                 _save(out / "training.pt", model, optimiser, recipe, step + 1)
     weights.save(config, model.state_dict(), out)
-    tokenizer.save(str(out / weights.TOKENIZER))
-    return model
+
+
+def _tokenizer(path: Path, data: Path) -> Tokenizer:
+    """The run's tokenizer, trained at its first start on generated questions and the captions at hand."""
+    if not path.exists():
+        captions = data / "coco-captions-val2017.json"
+        extra = json.loads(captions.read_text(encoding="utf-8")) if captions.exists() else []
+        train_tokenizer(path, corpus(random.Random(0), captions=extra))
+    return Tokenizer.from_file(str(path))
 
 
 def _step(
@@ -216,9 +235,11 @@ def _step(
             row["align"] = round(loss.item(), 4)
             if step >= recipe.align_steps:
                 talk = Branches(*(t.to(device) for t in (talk.ids, talk.targets, talk.first, talk.early)))
-                answer, early, answer_scores = answer_losses(model, features, talk)
-                loss = answer + recipe.align * loss + recipe.early * early
-                row |= {"answer": round(answer.item(), 4), "early": round(early.item(), 4)}
+                told, answer_scores = answer_losses(model, features, talk)
+                loss = (
+                    recipe.align * loss + told["answer"] + recipe.first * told["first"] + recipe.early * told["early"]
+                )
+                row |= {name: round(value.item(), 4) for name, value in told.items()}
                 scores |= answer_scores
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
