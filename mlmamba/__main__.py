@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     train = commands.add_parser("train", help="train the tiny model, or go on with a run that was stopped")
     train.add_argument("out", type=Path, help="folder of the run; what is there already is gone on with")
-    train.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the pictures")
+    train.add_argument("--data", type=Path, required=True, help="folder of the pictures; a missing one is named")
     train.add_argument("--steps", type=int, help="how many batches of pictures (default: as the embedded model)")
     train.add_argument("--pictures", type=int, help="pictures a batch")
     train.add_argument("--device", default="auto")
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     evaluate = commands.add_parser("evaluate", help="ask a model about held-out pictures and count right answers")
     evaluate.add_argument("--model", default="tiny")
-    evaluate.add_argument("--data", type=Path, default=Path("../shared/data"))
+    evaluate.add_argument("--data", type=Path, required=True, help="folder of the pictures; a missing one is named")
     evaluate.add_argument("--scenes", type=int, default=300, help="how many held-out scenes")
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--json", type=Path, help="also write the figures here")

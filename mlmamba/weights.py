@@ -1,6 +1,5 @@
 """Files of weights: ours, and the authors' pickle, whose names only this file knows."""
 
-import math
 import pickle
 import re
 from pathlib import Path
@@ -180,9 +179,3 @@ def _read_sizes(state: dict[str, Tensor], name: str) -> MLMambaConfig:
         ),
         vocab_words=min(NEOX_WORDS, vocab_size),
     )
-
-
-def size_in_words(n: int) -> str:
-    """1234567 → "1.2M"."""
-    power = min(int(math.log10(max(n, 1))) // 3, 3)
-    return f"{n / 1000**power:.{1 if power else 0}f}{['', 'k', 'M', 'B'][power]}"

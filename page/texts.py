@@ -19,8 +19,7 @@ SUBTITLE = "Show it a picture and ask. Patches and words are both read by Mamba-
 ABOUT = {  # what each model is, can and can't; the one place on the page that says so
     "tiny": (
         "trained for this page, besides a frozen image encoder",
-        "answers short English questions about everyday things: what is there, is there a …, how many, "
-        "which colour, left or right of, above or below.",
+        "answers short English questions about everyday things, and is best at “Is there a …?”.",
         "It is often wrong, misses small things, can't read text, doesn't recognise people, and knows "
         "nothing beyond the picture.",
     ),
