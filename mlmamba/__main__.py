@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     train = commands.add_parser("train", help="train the tiny model, or go on with a run that was stopped")
     train.add_argument("out", type=Path, help="folder of the run; what is there already is gone on with")
     train.add_argument("--data", type=Path, required=True, help="folder of the pictures; a missing one is named")
-    train.add_argument("--steps", type=int, help="how many batches of pictures (default: as the embedded model)")
+    train.add_argument("--steps", type=int, help="how many batches of pictures (default: 1300)")
     train.add_argument("--pictures", type=int, help="pictures a batch")
     train.add_argument("--device", default="auto")
     train.add_argument("--workers", type=int, default=1, help="processes that compose scenes")

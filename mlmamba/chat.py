@@ -136,8 +136,8 @@ class Conversation:
                 unread = [token, model.config.end_of_turn]
                 longer = tokenizer.decode(answer)
                 if not longer.endswith("\ufffd"):  # half a character: wait for the rest of its bytes
-                    yield longer[len(text) :]
-                    text = longer
+                    piece, text = longer[len(text) :], longer  # said before it is yielded: the listener may leave there
+                    yield piece
                 if len(answer) >= max_new_tokens or (stop is not None and stop.is_set()):
                     break
                 output = model.language_model(model.embed([token]), output.state)

@@ -23,7 +23,7 @@ TOWERS = {
 }
 NEOX_WORDS = 50277  # of the 50288 rows of the embedding, the rest is padding
 
-# theirs → ours, within one layer; `\b_b` marks the backward direction
+# theirs → ours, within one layer; a `_b` marks the backward direction
 SCAN_NAMES = {
     "conv1d.weight": "conv_weight",
     "conv1d.bias": "conv_bias",

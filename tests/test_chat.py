@@ -76,12 +76,31 @@ def test_after_stop_undo_and_change_of_connector_the_next_answer_is_as_if_told_t
     assert answer == model.chat(picture, "Is there a dog?", history=cut_short, connector="csm")
 
 
+@pytest.mark.parametrize("how", ["limit", "closed"])
+def test_what_an_answer_cut_short_said_is_in_the_state(model, picture, how, monkeypatch):
+    """Its last word and its end were not read yet when it was cut: the next turn reads them first."""
+    conversation = model.start(picture)
+    if how == "limit":
+        said = "".join(conversation.ask("Is there a dog?", max_new_tokens=3))
+    else:
+        pieces = conversation.ask("Is there a dog?")
+        said = next(pieces) + next(pieces)
+        pieces.close()
+    assert conversation.turns == [("Is there a dog?", said)]
+    seen: list[torch.Tensor] = []
+    sample = type(model).sample
+    monkeypatch.setattr(type(model), "sample", lambda self, *a: (seen.append(a[0].clone()), sample(self, *a))[1])
+    next(conversation.ask("Is there a cat?"))
+    expected = everything(model, picture, [("Is there a dog?", said), ("Is there a cat?", "")], "bsm")
+    torch.testing.assert_close(seen[0], expected, atol=2e-4, rtol=1e-4)
+
+
 def test_a_closed_iterator_keeps_what_was_said(model, picture):
     conversation = model.start(picture)
     pieces = conversation.ask("Describe the picture.")
     first = next(pieces)
     pieces.close()
-    assert conversation.turns == [("Describe the picture.", first)] or conversation.turns[0][1] == ""
+    assert conversation.turns == [("Describe the picture.", first)]
     assert "".join(conversation.ask("Is there a dog?"))
 
 

@@ -126,12 +126,17 @@ def branch(state: State, k: int) -> State:
 Scores = dict[str, tuple[int, int]]  # what was asked → right, of how many
 
 
+def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy per target; 0 without any, as a small batch may have no yes-or-no question."""
+    return F.cross_entropy(logits, targets, reduction="sum") / max(1, len(targets))
+
+
 def align_loss(model: MLMamba, features: Tensor, words: Tensor) -> tuple[Tensor, Scores]:
     """Loss on the words of patches, from features (b, n_patches, d_model) and words (b, n_patches)."""
     shown = words != NONE
     logits = model.language_model.head(features[shown])
     right = (logits.argmax(-1) == words[shown]).sum()
-    return F.cross_entropy(logits, words[shown]), {"patch": (int(right), int(shown.sum()))}
+    return mean_loss(logits, words[shown]), {"patch": (int(right), int(shown.sum()))}
 
 
 def answer_losses(model: MLMamba, features: Tensor, talk: Branches) -> tuple[dict[str, Tensor], Scores]:
@@ -143,9 +148,9 @@ def answer_losses(model: MLMamba, features: Tensor, talk: Branches) -> tuple[dic
     asked, foreseen = talk.targets != NONE, talk.early != NONE
     logits, targets, first = lm.head(hidden[asked]), talk.targets[asked], talk.first[asked]
     losses = {
-        "answer": F.cross_entropy(logits, targets),
-        "first": F.cross_entropy(logits[first >= 0], targets[first >= 0]),
-        "early": F.cross_entropy(lm.head(hidden[foreseen]), talk.early[foreseen]),
+        "answer": mean_loss(logits, targets),
+        "first": mean_loss(logits[first >= 0], targets[first >= 0]),
+        "early": mean_loss(lm.head(hidden[foreseen]), talk.early[foreseen]),
     }
     right = logits.argmax(-1) == targets
     scores = {name: (int(right[first == i].sum()), int((first == i).sum())) for i, name in enumerate(TYPES)}
