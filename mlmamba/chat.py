@@ -13,8 +13,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mlmamba.backend import synchronize
+from mlmamba.connector import ConnectorOutput
 from mlmamba.errors import UserError
 from mlmamba.mamba2 import LanguageOutput, State
+from mlmamba.ssd import Scan
 
 if TYPE_CHECKING:
     from mlmamba.model import MLMamba
@@ -50,6 +52,40 @@ class ChatTokenizer:
     def reply(self, text: str) -> list[int]:
         """Ids of a reply with its end."""
         return self.encode(f"{self.plain(text)}<|endoftext|>")
+
+    def words(self, text: str) -> tuple[list[tuple[str, list[int]]], list[int]]:
+        """The words of a reply, each with the numbers of its tokens, and the tokens' ids."""
+        text = self.plain(text)
+        encoded = self.tokenizer.encode(text, add_special_tokens=False)
+        words = []
+        for match in re.finditer(r"\S+", text):
+            tokens = [i for i, (a, b) in enumerate(encoded.offsets) if a < match.end() and b > match.start()]
+            words.append((match[0], tokens))
+        return words, encoded.ids
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of an answer, and the steps of the sequence (patches first) whose outputs chose its tokens."""
+
+    text: str
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One connector's look at the picture and, if there was an answer, the language model's reading of it.
+
+    `language` holds one `Scan` a layer over patches, prompt and answer; empty where there was no answer.
+    """
+
+    connector: str
+    grid: tuple[int, int]
+    seen: ConnectorOutput
+    question: str = ""
+    answer: str = ""
+    words: tuple[Word, ...] = ()
+    language: tuple[Scan, ...] = ()
 
 
 @dataclass
@@ -97,6 +133,31 @@ class Conversation:
         """Go on with another connector."""
         if self.model.check_connector(connector) != self.connector:
             self.connector, self._seen, self._state = connector, None, None
+
+    @torch.inference_mode()
+    def look(self, connector: str | None = None, answered: bool = True) -> Reading:
+        """Read picture and last turn again, keeping every scan.
+
+        With answered=False, before any turn, or for a connector without weights, of the picture alone.
+        """
+        model, kind = self.model, connector or self.connector
+        if self._patches is None:
+            self._patches = model.see(self.image)
+        seen = model.connector.explore(self._patches, model.grid, kind)
+        if not (answered and self.turns and seen.trained):
+            return Reading(kind, model.grid, seen)
+        tokenizer, (question, answer) = model.chat_tokenizer, self.turns[-1]
+        before: list[int] = []
+        for i, (asked, said) in enumerate(self.turns):
+            before += tokenizer.prompt(asked, first=i == 0)
+            before += tokenizer.reply(said) if i < len(self.turns) - 1 else []
+        words, reply = tokenizer.words(answer)
+        embeds = [seen.features, model.embed(before + reply)]
+        layers = tuple(range(model.config.language.n_layers))
+        read = model.language_model(torch.cat(embeds, dim=1), scans=layers, last_only=True)
+        start = seen.features.shape[1] + len(before) - 1  # the step that chose the reply's first token
+        chosen = tuple(Word(text, tuple(start + i for i in tokens)) for text, tokens in words)
+        return Reading(kind, model.grid, seen, question, answer, chosen, tuple(read.scans[i] for i in layers))
 
     def undo(self) -> None:
         """Forget the last turn."""

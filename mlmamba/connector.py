@@ -1,6 +1,7 @@
 """The Mamba-2 Scan Connector: patches → MLP → 2D selective scan (MVSS) with SwiGLU → projector."""
 
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
@@ -55,10 +56,13 @@ class MVSS(nn.Module):
         self.out_proj = nn.Linear(config.d_inner, config.d_model, bias=False)
 
     def forward(self, x: Tensor, orders: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Scan, ...]]:
-        """x: (b, n_patches, d_model) → the same shape, and what each direction scanned."""
+        """x: (b, n_patches, d_model) → the same shape, and what each direction scanned.
+
+        More orders than directions borrow the directions' weights in turn: a look at a scan that was never trained.
+        """
         projected = self.in_proj(x)  # (b, n_patches, d_projected)
         total, scans = torch.zeros_like(x[..., :1], dtype=torch.float32), []
-        for direction, order in zip(self.directions, orders, strict=True):
+        for direction, order in zip(cycle(self.directions), orders, strict=False):
             along = projected[:, order]
             y, _, scan = direction(along)
             y = self.gated_norm(y, along[..., : y.shape[-1]])
@@ -94,8 +98,11 @@ class ScanStack(nn.Module):
         self.layers = nn.ModuleList(ScanLayer(config, kind) for _ in range(config.n_layers))
         self.norm_f = nn.LayerNorm(config.d_model)
 
-    def forward(self, h: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[tuple[Scan, ...], ...]]:
-        orders = tuple(order.to(h.device) for order in scan_orders(self.kind, *grid))
+    def forward(
+        self, h: Tensor, grid: tuple[int, int], kind: str | None = None
+    ) -> tuple[Tensor, tuple[tuple[Scan, ...], ...]]:
+        """h: (b, n_patches, d_model) → the same shape, scans[layer][direction]; `kind` if not the one trained for."""
+        orders = tuple(order.to(h.device) for order in scan_orders(kind or self.kind, *grid))
         scans = []
         for layer in self.layers:
             h, layer_scans = layer(h, orders)
@@ -105,10 +112,14 @@ class ScanStack(nn.Module):
 
 @dataclass(frozen=True)
 class ConnectorOutput:
-    """features: (b, n_patches, d_model) for the language model; scans[layer][direction]."""
+    """features: (b, n_patches, d_model) for the language model; scans[layer][direction].
+
+    `trained` is False for an exploratory scan, in orders that its weights were not trained for.
+    """
 
     features: Tensor
     scans: tuple[tuple[Scan, ...], ...]
+    trained: bool = True
 
 
 class Connector(nn.Module):
@@ -139,3 +150,17 @@ class Connector(nn.Module):
         if kind != "mlp":
             h, scans = self.scan[kind](h, grid)
         return ConnectorOutput(self.projector(h), scans)
+
+    def explore(self, patches: Tensor, grid: tuple[int, int], kind: str) -> ConnectorOutput:
+        """As `forward`, but a kind without weights borrows those of the first kind that has them.
+
+        So the published 3B, which has BSM alone, shows what CSM's orders would do: rows and columns forward with
+        BSM's forward parameters, backward with its backward ones. Raises UserError where there is no scan at all.
+        """
+        if kind in self.scan:
+            return self(patches, grid, kind)
+        if not len(self.scan):
+            raise UserError("This model's connector is an MLP alone: there is no scan to see.")
+        h = self.mlp(patches.to(next(self.parameters()).dtype))
+        h, scans = next(iter(self.scan.values()))(h, grid, kind)
+        return ConnectorOutput(self.projector(h), scans, trained=False)
