@@ -11,9 +11,11 @@ import gradio as gr
 
 from mlmamba.errors import UserError
 from page.chat import EXAMPLES_DIR, Chat
+from page.see import See
 from page.sessions import Speakers
 from page.texts import SUBTITLE, TITLE
 from page.theme import theme
+from visualize.component import STYLE
 
 PAGE_DIR = Path(__file__).resolve().parent / "page"
 MAX_FILE_SIZE = "32mb"
@@ -29,12 +31,26 @@ FOOTER = (
 
 
 def build(speakers: Speakers) -> gr.Blocks:
-    """The whole page: header, chat, footer."""
+    """The whole page: header, one tab to ask and one to see the scan, footer."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as demo:
         gr.HTML(HEADER, elem_id="header")
         chat = Chat(speakers)
-        chat.lay_out()
+        see = See(chat)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Ask", id="ask"):
+                chat.lay_out()
+            with gr.Tab("See the scan", id="see") as tab:
+                see.lay_out()
+        see.wire(tabs, tab)
         gr.HTML(FOOTER, elem_id="footer")
+        demo.load(
+            chat.arrive,
+            None,
+            [chat.status, chat.about, chat.connector, chat.notice],
+            concurrency_limit=None,
+            api_visibility="private",
+            show_progress="hidden",
+        )
         demo.unload(chat.forget)
     return demo.queue(max_size=32)
 
@@ -48,22 +64,26 @@ def main() -> None:
     parser.add_argument("--root-path", help="path of the page behind a proxy")
     args = parser.parse_args()
     try:
-        demo = build(Speakers(args.model, args.device))
+        speakers = Speakers(args.model, args.device)
+        demo = build(speakers)
+        demo.launch(
+            server_name=args.host,
+            server_port=args.port,
+            root_path=args.root_path,
+            theme=theme(),
+            css_paths=[PAGE_DIR / "page.css", STYLE],
+            js=(PAGE_DIR / "page.js").read_text(encoding="utf-8"),
+            favicon_path=PAGE_DIR / "icon.png",
+            max_file_size=MAX_FILE_SIZE,
+            footer_links=["api"],  # for the link in our own footer; Gradio's is hidden by the CSS
+            run_history=False,
+            allowed_paths=[str(EXAMPLES_DIR)],
+            prevent_thread_lock=True,
+        )
+        speakers.wait()  # the page is open meanwhile, on a recording
+        demo.block_thread()
     except UserError as problem:
         sys.exit(str(problem))
-    demo.launch(
-        server_name=args.host,
-        server_port=args.port,
-        root_path=args.root_path,
-        theme=theme(),
-        css_paths=PAGE_DIR / "page.css",
-        js=(PAGE_DIR / "page.js").read_text(encoding="utf-8"),
-        favicon_path=PAGE_DIR / "icon.png",
-        max_file_size=MAX_FILE_SIZE,
-        footer_links=["api"],  # for the link in our own footer; Gradio's is hidden by the CSS
-        run_history=False,
-        allowed_paths=[str(EXAMPLES_DIR)],
-    )
 
 
 if __name__ == "__main__":

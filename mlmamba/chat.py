@@ -159,6 +159,15 @@ class Conversation:
         chosen = tuple(Word(text, tuple(start + i for i in tokens)) for text, tokens in words)
         return Reading(kind, model.grid, seen, question, answer, chosen, tuple(read.scans[i] for i in layers))
 
+    def beside(self, connector: str, max_new_tokens: int = 64) -> "Conversation":
+        """The same picture and turns, with the last question answered by another connector, at temperature 0."""
+        question, _ = self.turns[-1]
+        other = Conversation(self.model, self.image, connector, self.turns[:-1])
+        other._patches = self._patches
+        for _ in other.ask(question, max_new_tokens=max_new_tokens):
+            pass
+        return other
+
     def undo(self) -> None:
         """Forget the last turn."""
         if self.turns:

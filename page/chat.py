@@ -4,11 +4,12 @@ A question takes two steps: `begin` (at once, outside the queue) checks it and s
 queue, one at a time for all visitors) streams the answer.
 """
 
+import asyncio
 import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import mlmamba
 from mlmamba.chat import check_question
 from mlmamba.errors import UserError
 from page.sessions import Session, Speakers
-from page.texts import CONNECTORS, MODEL_LABELS, about, line, messages, status, turns_of
+from page.texts import CONNECTORS, LOADING, MODEL_LABELS, about, line, messages, status, turns_of
 
 EXAMPLES_DIR = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLES: list[dict[str, Any]] = json.loads((EXAMPLES_DIR / "examples.json").read_text(encoding="utf-8"))
@@ -49,16 +50,21 @@ class Chat:
 
     def show(self, session: Session, notice: str = "", kind: str = "problem", busy: bool = False) -> dict:
         """Everything that follows from the state of a session, at rest or (busy) while it answers."""
-        model = self.speakers.get(session.model)
-        connector = session.connector or model.check_connector(None)
         timings = session.conversation.timings if session.conversation and not busy else None
         return {
             self.talk: messages(session.turns, session.pending),
             self.notice: line(notice, kind),
-            self.status: status(model, connector, timings, "under way …" if busy else ""),
+            self.status: self.state(session, timings, "under way …" if busy else ""),
             self.ask: gr.update(visible=not busy),
             self.stop: gr.update(visible=busy),
         }
+
+    def state(self, session: Session, timings: mlmamba.Timings | None = None, note: str = "") -> str:
+        """The status line."""
+        if not self.speakers.ready:
+            return LOADING
+        model = self.speakers.get(session.model)
+        return status(model, session.connector or model.check_connector(None), timings, note)
 
     def converse(self, session: Session, turns: list[tuple[str, str]] | None = None) -> None:
         """A new conversation about the session's picture."""
@@ -68,25 +74,29 @@ class Chat:
         if session.image:
             session.conversation = model.start(session.image, session.connector, turns or ())
 
-    def recover(self, session: Session, path: str | None, said: list) -> None:
+    def recover(self, session: Session, path: str | None, said: Sequence[dict]) -> None:
         """Take picture and turns from the page if the server lost them (a restart, a browser asleep)."""
-        if session.image is None and path:
-            session.image = mlmamba.open_image(path)
+        if session.conversation is None and path:
+            session.image = session.image or mlmamba.open_image(path)
             self.converse(session, turns_of(said))
+
+    def pose(self, session: Session, question: str, path: str | None = None, said: Sequence[dict] = ()) -> None:
+        """Make a question the one to be answered next. Raises UserError for one that can't be asked now."""
+        if session.pending is not None:
+            raise UserError(BUSY)
+        self.recover(session, path, said)
+        if session.conversation is None:
+            raise UserError("Please choose a picture first: drop one on the page or take an example.")
+        check_question(question or "")
+        session.pending, session.stop = question.strip(), threading.Event()
 
     def begin(self, question: str, path: str | None, said: list, request: gr.Request) -> dict:
         """Check a question and show it; `answer` follows in the queue. What is refused stays in the box."""
         session = self.session(request)
-        if session.pending is not None:
-            return {self.notice: line(BUSY)}
         try:
-            self.recover(session, path, said)
-            if session.conversation is None:
-                raise UserError("Please choose a picture first: drop one on the page or take an example.")
-            check_question(question or "")
+            self.pose(session, question, path, said)
         except UserError as problem:
             return {self.notice: line(str(problem))}
-        session.pending, session.stop = question.strip(), threading.Event()
         return self.show(session, busy=True)
 
     def begin_box(self, question: str, path: str | None, said: list, request: gr.Request) -> dict:
@@ -161,16 +171,19 @@ class Chat:
             session.conversation.undo()
         return self.show(session)
 
-    def take(self, path: str, request: gr.Request, questions: list[str] | None = None) -> dict:
+    def take(
+        self, path: str, request: gr.Request, questions: list[str] | None = None, example: str | None = None
+    ) -> dict:
         """A new picture, and with it a new conversation. One that can't be opened changes nothing."""
         session = self.session(request)
         try:
             image = mlmamba.open_image(path)
+            self.speakers.get(session.model)
         except UserError as problem:
             return {self.notice: line(str(problem))}
         session.halt()
         image.thumbnail((PREVIEW, PREVIEW))  # all that is ever shown or seen of it
-        session.image = image
+        session.image, session.example = image, example
         self.converse(session)
         chips = dict(zip(self.chips, questions or QUESTIONS, strict=True))
         return (
@@ -185,7 +198,7 @@ class Chat:
 
     def take_example(self, number: int, request: gr.Request) -> dict:
         example = EXAMPLES[number]
-        return self.take(str(EXAMPLES_DIR / example["file"]), request, example["questions"])
+        return self.take(str(EXAMPLES_DIR / example["file"]), request, example["questions"], Path(example["file"]).stem)
 
     def choose_model(self, name: str, request: gr.Request) -> dict:
         session = self.session(request)
@@ -231,10 +244,26 @@ class Chat:
         """What the connector can be set to, as label and value."""
         return [(f"{kind.upper()}: {CONNECTORS[kind]}", kind) for kind in model.config.connector.kinds]
 
+    async def arrive(self, request: gr.Request) -> AsyncIterator[dict]:
+        """The page has opened: say which model speaks as soon as it is there."""
+        while not self.speakers.ready:
+            yield {self.status: LOADING}
+            await asyncio.sleep(0.3)
+        session = self.session(request)
+        try:
+            model = self.speakers.get(session.model)
+        except UserError as problem:
+            yield {self.notice: line(str(problem))}
+            return
+        kinds = self.kinds(model)
+        yield {
+            self.status: self.state(session),
+            self.about: about(model),
+            self.connector: gr.update(choices=kinds, value=session.connector or kinds[0][1]),
+        }
+
     def lay_out(self) -> None:
         """The components, inside whatever block is open."""
-        model = self.speakers.get(self.speakers.first)
-        kinds = self.kinds(model)
         with gr.Row(elem_id="desk", equal_height=False):
             with gr.Column(scale=5, min_width=320, elem_id="left"):
                 self.picture = gr.Image(
@@ -260,7 +289,7 @@ class Chat:
                         gr.Button(e["title"], icon=EXAMPLES_DIR / e["file"], min_width=0, elem_classes=["example"])
                         for e in EXAMPLES
                     ]
-                self.about = gr.HTML(about(model), elem_id="about")
+                self.about = gr.HTML("", elem_id="about")
             with gr.Column(scale=6, min_width=320, elem_id="right"):
                 self.talk = gr.Chatbot(
                     label="Conversation",
@@ -298,7 +327,8 @@ class Chat:
                     again = gr.Button("Try again", size="sm", min_width=0, elem_id="retry")
                     undo = gr.Button("Undo", size="sm", min_width=0, elem_id="undo")
                     clear = gr.Button("Clear chat", size="sm", min_width=0, elem_id="clear")
-        self.status = gr.HTML(status(model, kinds[0][1]), elem_id="status")
+                    self.saw = gr.Button("What did each word see?", size="sm", min_width=0, elem_id="saw")
+        self.status = gr.HTML(LOADING, elem_id="status")
         with gr.Row(elem_id="settings", equal_height=False):
             with gr.Column(min_width=280):
                 self.model = gr.Radio(
@@ -309,8 +339,7 @@ class Chat:
                 )
             with gr.Column(min_width=280):
                 self.connector = gr.Radio(
-                    kinds,
-                    value=kinds[0][1],
+                    [],  # filled in by `arrive`
                     label="Connector: how the picture is scanned",
                     elem_id="connector",
                 )
@@ -342,13 +371,13 @@ class Chat:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         now = quiet | {"queue": False}
         shown = [self.talk, self.notice, self.status, self.ask, self.stop, self.box]
-        seen = [*shown, self.picture, self.upload, self.suggestions, *self.chips]
+        self.seen = [*shown, self.picture, self.upload, self.suggestions, *self.chips]
 
         known = [self.picture, self.talk]
         begun = [gr.on([self.ask.click, self.box.submit], self.begin_box, [self.box, *known], shown, **now)]
         begun += [chip.click(self.begin, [chip, *known], shown, **now) for chip in self.chips]
         begun += [again.click(self.retry, known, shown, **now)]
-        answers = [
+        self.answers = answers = [
             event.then(
                 self.answer,
                 [temperature, length],
@@ -362,13 +391,13 @@ class Chat:
         self.stop.click(self.halt, None, shown, cancels=answers, **now)
         undo.click(self.undo, known, shown, cancels=answers, **now)
         clear.click(self.clear, None, shown, cancels=answers, **now)
-        self.upload.upload(self.take, self.upload, seen, cancels=answers, **now)
+        self.upload.upload(self.take, self.upload, self.seen, cancels=answers, **now)
         for number, button in enumerate(self.examples):
             # a default argument binds this turn's number
             def take(request: gr.Request, number: int = number) -> dict:
                 return self.take_example(number, request)
 
-            button.click(take, None, seen, cancels=answers, **now)
+            button.click(take, None, self.seen, cancels=answers, **now)
         self.model.input(self.choose_model, self.model, [*shown, self.model, self.about, self.connector], **quiet)
         self.connector.input(self.choose_connector, self.connector, shown, **now)
 

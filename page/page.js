@@ -1,7 +1,8 @@
 () => {
   // A picture that is dropped or pasted anywhere on the page goes the way of the upload button.
   const hand_over = (files) => {
-    const input = document.querySelector("#left input[type=file]");
+    const chosen = document.querySelector("#see-pictures")?.offsetParent ? "#see-pictures" : "#left";
+    const input = document.querySelector(`${chosen} input[type=file]`);
     if (!input || !files.length) return;
     const box = new DataTransfer();
     box.items.add([...files].find((file) => file.type.startsWith("image/")) ?? files[0]);
@@ -35,4 +36,12 @@
     event.preventDefault();
     document.querySelector("footer .show-api")?.click();
   });
+
+  // A link to a view of the scan opens its tab; the view reads the rest of the link.
+  const open_scan = () => {
+    if (!location.hash.startsWith("#scan")) return;
+    const tab = [...document.querySelectorAll('#tabs [role="tab"]')].find((one) => one.textContent.includes("scan"));
+    tab ? tab.click() : setTimeout(open_scan, 50);
+  };
+  open_scan();
 }

@@ -1,33 +1,56 @@
 """Who speaks and who listens: the loaded models, and one `Session` a visitor."""
 
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillLoading
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
 import mlmamba
+from mlmamba import backend
 from mlmamba.errors import UserError
+
+PATIENCE_S = 20  # how long a visitor's click waits for a model that is being loaded
 
 
 class Speakers:
-    """The models, loaded at first need and shared by all visitors."""
+    """The models, shared by all visitors: the first is loaded while the page opens, others at first need."""
 
     def __init__(self, first: str, device: str):
         self.first, self.device = first, device
         self.names = list(dict.fromkeys([first, "tiny", "3b"]))
         self._lock = threading.Lock()
-        self._models = {first: mlmamba.load(first, device=device)}
+        self._loader = ThreadPoolExecutor(1, "loader")
+        self._models: dict[str, Future[mlmamba.MLMamba]] = {}
+        self._load(first)
+
+    def _load(self, name: str) -> "Future[mlmamba.MLMamba]":
+        with self._lock:
+            if name not in self._models or (self._models[name].done() and self._models[name].exception()):
+                self._models[name] = self._loader.submit(mlmamba.load, name, device=self.device)
+            return self._models[name]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first model has been loaded."""
+        return self._models[self.first].done()
+
+    def wait(self) -> None:
+        """Until the first model has been loaded. Raises UserError when it can't be."""
+        self._models[self.first].result()
 
     def get(self, name: str) -> mlmamba.MLMamba:
-        """Raises UserError when the model can't be had here."""
+        """Raises UserError when the model can't be had here, or not yet."""
         if name not in self.names:
             raise UserError(f"Please choose one of {', '.join(self.names)}.")
-        with self._lock:
-            if name not in self._models:
-                if name == "3b" and self._models[self.first].backend.device.type == "cpu":
-                    raise UserError("The 3B model needs a GPU, and this page runs on a CPU; choose another.")
-                self._models[name] = mlmamba.load(name, device=self.device)
-            return self._models[name]
+        if name == "3b" != self.first and backend.choose(self.device).device.type == "cpu":
+            raise UserError("The 3B model needs a GPU, and this page runs on a CPU; choose another.")
+        try:
+            return self._load(name).result(PATIENCE_S)
+        except StillLoading:
+            raise UserError("The model is still being loaded; try again in a moment.") from None
 
 
 @dataclass
@@ -37,10 +60,12 @@ class Session:
     model: str
     connector: str | None = None
     image: Image.Image | None = None
+    example: str | None = None  # its name, if the picture is one
     conversation: mlmamba.Conversation | None = None
     pending: str | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    traces: dict[str, tuple[str, Any]] = field(default_factory=dict)  # by connector: of what, and what was seen
 
     def halt(self) -> str | None:
         """End the running answer and wait until it has ended. Returns a question not begun."""

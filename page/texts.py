@@ -4,6 +4,7 @@ What a visitor or the model writes is only ever shown as plain text, never as Ma
 """
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import mlmamba
@@ -29,6 +30,10 @@ ABOUT = {  # what each model is, can and can't; the one place on the page that s
         "It can state wrong things with confidence; check what matters.",
     ),
 }
+LOADING = (
+    '<dl class="status"><div><dt>Loading the model</dt><dd>one moment; meanwhile, “See the scan” plays a recording'
+    "</dd></div></dl>"
+)
 MODEL_LABELS = {"tiny": "Tiny", "3b": "3B (needs a GPU)"}
 CONNECTORS = {
     "bsm": "scans the patches row by row, forward and backward",
@@ -61,7 +66,7 @@ def messages(turns: Turns, question: str | None = None, text: str = "") -> list[
     ]
 
 
-def turns_of(said: list[dict[str, Any]]) -> Turns:
+def turns_of(said: Sequence[dict[str, Any]]) -> Turns:
     """The reverse of `messages`, for what a browser sends back."""
     parts = [[part.get("text") or "" for part in message["content"]] for message in said or []]
     texts = [html.unescape("".join(part)) for part in parts]

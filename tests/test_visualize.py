@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,8 @@ from visualize import View, record
 from visualize.payload import BUDGET, pack, pack_array, part, size, unpack, unpack_array
 from visualize.trace import NAMES, replay, trace_of, transfer
 
-MEADOW = "examples/meadow.jpg"
+ROOT = Path(__file__).resolve().parent.parent
+MEADOW = ROOT / "examples" / "meadow.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -308,3 +310,15 @@ def test_views_that_a_trace_does_not_have_are_refused(traced):
     for name, value in {"layer": 2, "head": 8, "direction": 4, "step": 100, "patch": 100, "word": 99}.items():
         with pytest.raises(UserError, match="no such view"):
             View.of(good | {name: value}).check(traced)
+
+
+@pytest.mark.parametrize("kind", ["bsm", "csm"])
+def test_the_recording_is_what_the_shipped_model_does(model, kind):
+    """New weights need a new recording: python -m visualize record"""
+    kept = unpack(json.loads((ROOT / "visualize" / "recorded" / f"{kind}.json").read_text(encoding="utf-8")))
+    conversation = model.start(ROOT / "examples" / f"{kept.picture}.jpg", kind)
+    assert "".join(conversation.ask(kept.answer.question)) == kept.answer.text
+    fresh = record(conversation)
+    np.testing.assert_allclose(kept.maps[0], fresh.maps[0], rtol=0.02, atol=1e-6)
+    for old, new in zip(kept.answer.words, fresh.answer.words, strict=True):
+        np.testing.assert_allclose(old.maps[:, 0], new.maps[:, 0], rtol=0.02, atol=1e-3 * new.maps[:, 0].max())
