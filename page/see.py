@@ -6,7 +6,7 @@ The view draws in the browser and asks for what it needs; everything it asks for
 import base64
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from visualize.trace import Trace
 
 RECORDED_DIR = Path(__file__).resolve().parent.parent / "visualize" / "recorded"
 KINDS = ("bsm", "csm")
+NAMES = [Path(example["file"]).stem for example in EXAMPLES]
 FAILED = "The server failed at this; its log says why."
 log = logging.getLogger("mlmamba.page")
 
@@ -68,77 +69,78 @@ class See:
 
     # what is asked
 
-    def look(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> Iterator[dict]:
-        """What runs the model: "trace" of a kind, or "ask" a question."""
-        kind, args = asked(event)
-        session = self.chat.session(request)
-        try:
+    def look(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> dict:
+        """The trace of a kind; before it, the example that a link names, unless it is what is shown."""
+        _, args = asked(event)
+        session, updates = self.chat.session(request), {}
+
+        def content() -> dict:
             self.chat.recover(session, path, said)
-            if kind == "trace":
-                yield from self._open(session, args.get("picture"), request)
-                with session.lock:
-                    content = pack(self.trace(session, str(args.get("kind"))))
-            elif kind == "ask":
-                yield from self._ask(session, args, request)
-                content = self._answers(session, str(args.get("kind")))
-            else:
-                raise UserError("The page asked for something unknown; reload it.")
-            value = reply(event, content)
+            shown = session.example if session.conversation else recorded(KINDS[0]).picture
+            if args.get("picture") in NAMES and args["picture"] != shown:
+                updates.update(self.chat.take_example(NAMES.index(args["picture"]), request))
+            with session.lock:
+                return pack(self.trace(session, str(args.get("kind"))))
+
+        return updates | {self.view: self._reply(event, session, content)}
+
+    def ask(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> Iterator[dict]:
+        """Ask in the chat, so that both tabs tell the same; then say what each word saw."""
+        _, args = asked(event)
+        question, kind = str(args.get("question") or ""), str(args.get("kind"))
+        session, chat = self.chat.session(request), self.chat
+        before = session.turns[:]
+        try:
+            chat.recover(session, path, said)
+            if session.conversation is None:  # about the recorded picture, then
+                yield chat.take_example(NAMES.index(recorded(KINDS[0]).picture or ""), request)
+            conversation = session.conversation
+            if conversation and kind in conversation.model.config.connector.kinds and kind != conversation.connector:
+                yield chat.choose_connector(kind, request) | {chat.connector: kind}
+            chat.pose(session, question)
+            yield chat.show(session, busy=True)
+            yield from chat.answer(0.0, 64, request)
         except UserError as problem:
-            value = failure(event, str(problem))
-        except Exception:
-            log.exception("while looking")
-            value = failure(event, FAILED)
-        yield {self.view: value | {"key": self.key(session)}}
+            yield {self.view: failure(event, str(problem))}
+            return
+
+        def content() -> dict:
+            if session.turns == before:
+                raise UserError("There is no answer: it was stopped, or the model failed.")
+            with session.lock:
+                answers = {name: self.trace(session, name).answer for name in (KINDS if kind == "compare" else (kind,))}
+            packed = {name: answer and pack_answer(answer) for name, answer in answers.items()}
+            return {"answers": packed} if kind == "compare" else {"kind": kind, "answer": packed[kind]}
+
+        yield {self.view: self._reply(event, session, content)}
 
     def request(self, event: gr.EventData, request: gr.Request) -> dict:
         """What needs no model: a "part" of a trace, or an "export"."""
         kind, args = asked(event)
         session = self.chat.session(request)
-        try:
+
+        def content() -> dict:
             if kind == "part":
-                return reply(event, part(self.trace(session, str(args.get("kind"))), str(args.get("name"))))
+                return part(self.trace(session, str(args.get("kind"))), str(args.get("name")))
             if kind == "export":
                 view = View.of(args.get("view") or {})
                 kinds = KINDS if view.kind == "compare" else (view.kind,)
-                traces = {kind: self.trace(session, kind) for kind in kinds}
-                name, mime, data = export(view, traces, str(args.get("format")))
-                return reply(event, {"name": name, "type": mime, "data": base64.b64encode(data).decode()})
+                name, mime, data = export(view, {k: self.trace(session, k) for k in kinds}, str(args.get("format")))
+                return {"name": name, "type": mime, "data": base64.b64encode(data).decode()}
             raise UserError("The page asked for something unknown; reload it.")
+
+        return self._reply(event, session, content)
+
+    def _reply(self, event: gr.EventData, session: Session, content: Callable[[], dict]) -> dict:
+        """The content, or one sentence on why there is none, and which picture and answer are current now."""
+        try:
+            value = reply(event, content())
         except UserError as problem:
-            return failure(event, str(problem))
+            value = failure(event, str(problem))
         except Exception:
-            log.exception("while exporting")
-            return failure(event, FAILED)
-
-    def _open(self, session: Session, picture: Any, request: gr.Request) -> Iterator[dict]:
-        """Take the example that a link names, unless it is what is shown."""
-        shown = session.example if session.conversation else recorded(KINDS[0]).picture
-        names = [Path(example["file"]).stem for example in EXAMPLES]
-        if picture in names and picture != shown:
-            yield self.chat.take_example(names.index(picture), request)
-
-    def _ask(self, session: Session, args: dict, request: gr.Request) -> Iterator[dict]:
-        """Ask in the chat, so that both tabs tell the same."""
-        question, kind = str(args.get("question") or ""), str(args.get("kind"))
-        if session.conversation is None:  # about the recorded picture, then
-            names = [Path(example["file"]).stem for example in EXAMPLES]
-            yield self.chat.take_example(names.index(recorded(KINDS[0]).picture or ""), request)
-        if session.conversation and kind in session.conversation.model.config.connector.kinds:
-            if kind != session.conversation.connector:
-                yield self.chat.choose_connector(kind, request) | {self.chat.connector: kind}
-        before = len(session.turns)
-        self.chat.pose(session, question)
-        yield self.chat.show(session, busy=True)
-        yield from self.chat.answer(0.0, 64, request)
-        if len(session.turns) == before:
-            raise UserError("There is no answer: it was stopped, or the model failed.")
-
-    def _answers(self, session: Session, kind: str) -> dict[str, Any]:
-        with session.lock:
-            answers = {name: self.trace(session, name).answer for name in (KINDS if kind == "compare" else (kind,))}
-        packed = {name: answer and pack_answer(answer) for name, answer in answers.items()}
-        return {"answers": packed} if kind == "compare" else {"kind": kind, "answer": packed[kind]}
+            log.exception("while looking")
+            value = failure(event, FAILED)
+        return value | {"key": self.key(session)}
 
     def changed(self, request: gr.Request) -> dict:
         """Tell the view which picture and answer are current; it asks again if they are new to it."""
@@ -178,8 +180,11 @@ class See:
         now = quiet | {"queue": False}
         chat = self.chat
         everything = [*chat.seen, chat.connector, self.notice, self.view]
-        self.view.look(self.look, [chat.picture, chat.talk], everything, concurrency_id="model", **quiet)
-        self.view.request(self.request, None, self.view, concurrency_limit=2, **quiet)
+        # one may follow another before Gradio has noted that the first has ended
+        several = quiet | {"trigger_mode": "multiple"}
+        self.view.look(self.look, [chat.picture, chat.talk], everything, concurrency_id="model", **several)
+        self.view.ask(self.ask, [chat.picture, chat.talk], everything, concurrency_id="model", **several)
+        self.view.request(self.request, None, self.view, concurrency_limit=2, **several)
         tab.select(self.changed, None, self.view, **now)
         chat.saw.click(lambda: gr.Tabs(selected=tab.id), None, tabs, **now).then(self.changed, None, self.view, **now)
         self.upload.upload(self.take, self.upload, everything, cancels=chat.answers, **now)

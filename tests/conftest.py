@@ -117,13 +117,13 @@ def visit(browser, screenshots: Path, request: pytest.FixtureRequest) -> Iterato
         local = (url, "data:", "blob:")
         page.on("request", lambda r: None if r.url.startswith(local) else wrong.append(f"request: {r.url}"))
 
-    def open_page(url: str, width: int = 1280, height: int = 900, theme: str = "light"):
+    def open_page(url: str, width: int = 1280, height: int = 900, theme: str = "light", fragment: str = ""):
         page = browser.new_context(viewport={"width": width, "height": height}).new_page()
         page.set_default_timeout(TIMEOUT_MS)
         pages.append(page)
         watch(page, url)
-        page.goto(f"{url}?__theme={theme}")
-        page.wait_for_selector("#examples img")
+        page.goto(f"{url}?__theme={theme}{fragment}")
+        page.wait_for_selector("#examples img", state="attached")
         return page
 
     yield open_page

@@ -1,10 +1,12 @@
 """The view as a Gradio component. Its HTML, style and script are in view/; what ties them to Gradio is gradio.js.
 
-The view asks ("look" for what runs the model, "request" for the rest) and gets its reply as the component's value:
+The view asks by three events, "look" for a trace, "ask" for an answer, "request" for the rest, and gets its reply as
+the component's value:
 
     view = ScanView()
-    view.look(answer, outputs=view)     # def answer(event: gr.EventData): event._data = {"id", "type", "args"}
-    view.request(answer, outputs=view)  # returns reply(event, {...}), or failure(event, "One sentence.")
+    view.look(answer, outputs=view, trigger_mode="multiple")
+
+where `answer(event: gr.EventData)` returns reply(event, {...}) or failure(event, "One sentence.").
 """
 
 from pathlib import Path
@@ -34,7 +36,8 @@ class ScanView(gr.HTML):
         glue = (HERE / "gradio.js").read_text(encoding="utf-8")
         super().__init__(
             html_template=skeleton(),
-            js_on_load=f"{script()}\n{glue}",
+            # in a scope of its own: Gradio's `element`, `props`, `trigger` and `watch` are for the glue
+            js_on_load=f"const mount = (() => {{\n{script()}\nreturn mount;\n}})();\n{glue}",
             apply_default_css=False,
             elem_id="scan",
             **options,

@@ -1,5 +1,5 @@
 // The host of the view in Gradio: a request leaves as an event, its reply comes back as the component's value.
-const MODEL_RUNS = ["trace", "ask"]; // these wait in the queue for the model
+const EVENTS = { trace: "look", ask: "ask" }; // what runs the model waits in the model's queue, the rest in another
 const PATIENCE_MS = 300000;
 const waiting = new Map();
 let number = 0;
@@ -15,7 +15,7 @@ function request(type, args) {
         reject(new Error("The server did not answer; try again, or reload the page."));
       }, PATIENCE_MS);
       waiting.set(id, { resolve, reject, late });
-      trigger(MODEL_RUNS.includes(type) ? "look" : "request", { id, type, args });
+      trigger(EVENTS[type] ?? "request", { id, type, args });
     });
   last = last.catch(() => {}).then(send); // one at a time: of two values in one tick Gradio shows the second alone
   return last;
@@ -60,7 +60,7 @@ watch("value", () => {
   if (!message) return;
   const asker = waiting.get(message.re);
   if (message.key !== undefined) {
-    const changed = message.key !== key;
+    const changed = key !== null && message.key !== key;
     key = message.key;
     if (!asker && changed) view.receive({ type: "picture" });
   }

@@ -30,7 +30,7 @@ function formatNumber(value) {
   const [digits, power] = value.toExponential(2).split('e');
   const exponent = Number(power);
   let text;
-  if (exponent >= -3 && exponent <= 5) {
+  if (exponent >= -4 && exponent <= 5) {
     text = Number(value.toPrecision(3)).toFixed(Math.max(0, 2 - exponent));
     if (text.includes('.')) text = text.replace(/\.?0+$/, '');
   } else {
@@ -44,6 +44,10 @@ function meanOf(values) {
   let sum = 0;
   for (let i = 0; i < values.length; i++) sum += values[i];
   return values.length ? sum / values.length : NaN;
+}
+
+function medianOf(values) {
+  return Float32Array.from(values).sort()[values.length >> 1];
 }
 
 /** The mean of maps, place by place. */
@@ -74,7 +78,7 @@ function correlation(a, b) {
  * From values to places in the palette, 0 to 255. A log scale covers three decades below the largest value: influence
  * falls off too fast for a linear one.
  */
-function scaleOf(maps, log) {
+function scaleOf(maps, log, fromZero) {
   let low = Infinity;
   let high = -Infinity;
   for (const map of maps) {
@@ -84,6 +88,7 @@ function scaleOf(maps, log) {
     }
   }
   if (!(high >= low)) low = high = 0;
+  if (fromZero) low = Math.min(0, low);
   if (log) {
     high = high > 0 ? high : 1;
     low = high / 1000;

@@ -33,9 +33,9 @@ function planScene(view) {
   }
   const compare = state.kind === 'compare';
   const timed = !compare && (mode === 'map' || mode === 'path');
-  const log = mode === 'influence' || mode === 'word';
+  const measure = measureOf(view, mode);
   const maps = sides.flatMap((side) => (compare ? [] : side.maps).concat([side.merged])).filter(Boolean);
-  const scale = mode === 'path' ? null : scaleOf(maps, log);
+  const scale = mode === 'path' ? null : scaleOf(maps, measure.log, mode === 'word');
   const panels = [];
   for (const side of sides) {
     const all = side.maps.map((map, d) => panelOf(side.trace, d, map, [map], side.masks[d], timed));
@@ -46,7 +46,7 @@ function planScene(view) {
   }
   for (const panel of panels) Object.assign(panel, { scale, colours: panel.map && coloursOf(panel.map, scale) });
   const layout = compare ? 'compare' : panels.length > 1 ? 'all' : 'one';
-  return { mode, compare, timed, scale, sides, panels, layout, trace: sides[0].trace, measure: measureOf(view, mode) };
+  return { mode, compare, timed, scale, sides, panels, layout, trace: sides[0].trace, measure };
 }
 
 /** One connector's maps in patch order, with masks of the patches that have a value; null: something is to come. */
@@ -96,7 +96,7 @@ function eitherMask(masks) {
  */
 function panelOf(trace, direction, map, maps, mask, timed) {
   const all = direction === MERGED ? trace.orders.map((_, d) => d) : [direction];
-  return { trace, direction, map, mask, readers: timed ? all : [], maps: direction === MERGED ? maps : [map], colours: null };
+  return { trace, direction, map, maps, mask, readers: timed ? all : [], colours: null };
 }
 
 /** How much of a patch's reading is done at a step: 1 where every reader has read it, 0 where none. */
@@ -131,9 +131,9 @@ function coloursOf(map, scale) {
 function measureOf(view, mode) {
   const { state } = view;
   const trace = view.traces[kindsShown(state)[0]];
-  if (mode === 'path') return { symbol: '', title: 'Order of the patches' };
-  if (mode === 'word') return { symbol: '|M|·‖x‖', title: 'What the word saw, log scale over 3 decades' };
-  if (mode === 'influence') return { symbol: '|M|·‖x‖', title: 'Influence, log scale over 3 decades' };
+  if (mode === 'path') return { symbol: '', title: 'Order of the patches', log: false };
+  if (mode === 'word') return { symbol: '|M|·‖x‖', title: 'What the word saw', log: false };
+  if (mode === 'influence') return { symbol: '|M|·‖x‖', title: 'Influence', log: true };
   return trace.quantities[quantityIndex(trace, state.quantity)];
 }
 

@@ -30,6 +30,8 @@ function drawFrame(view, now) {
       showScene(view);
       view.dirty.paint = true;
       view.curve = null;
+      const idle = window.requestIdleCallback || ((act) => setTimeout(act, 300)); // the first influence is then quick
+      idle(() => partOf(scene.trace, 'keys/' + view.state.layer), { timeout: 1500 });
     }
   }
   if (!view.scene) return;
@@ -45,16 +47,24 @@ function drawFrame(view, now) {
     view.state.step = Math.floor(view.position);
     glide = view.position - view.state.step;
   }
+  if (!view.sizes.stage.width) return; // not shown yet: the first size starts it again
   placePanels(view);
+  if (view.keep && !view.dirty.scene) {
+    if (view.keep.node.isConnected) window.scrollBy(0, view.keep.node.getBoundingClientRect().top - view.keep.top);
+    view.keep = null;
+  }
   if (view.dirty.paint) for (const panel of view.panels) panel.painted = panel.drawn = -1;
   view.dirty.paint = false;
   paintPanels(view, view.state.step, glide);
   if (!view.at.time.hidden) paintCurve(view, view.state.step, glide);
-  if (!view.playing || now - view.read > 110) {
-    view.read = now; // text is for eyes that need a moment: nine times a second is enough
+  outlinePatches(view);
+  const due = view.playing ? 110 : 60; // milliseconds: text is for eyes, which need a moment
+  if (now - view.read > due) {
+    view.read = now;
+    view.late = false;
     readOut(view);
-  }
-  if (view.playing) schedule(view);
+  } else view.late = true;
+  if (view.playing || view.late) schedule(view);
 }
 
 function setPlaying(view, playing) {
@@ -84,8 +94,7 @@ function goTo(view, step) {
 function drawCurves(view) {
   const { at, scene } = view;
   const ratio = Math.min(window.devicePixelRatio || 1, 2);
-  const wide = at.plot.clientWidth;
-  const high = at.plot.clientHeight;
+  const { width: wide, height: high } = view.sizes.plot; // known without laying out the page
   const width = Math.round(wide * ratio);
   const height = Math.round(high * ratio);
   if (at.spark.width !== width || at.spark.height !== height) {
@@ -96,9 +105,10 @@ function drawCurves(view) {
   const top = 6 * ratio;
   const x = (t) => inset + (t * (width - 2 * inset)) / Math.max(1, scene.trace.n - 1);
   const y = (value) => top + (1 - placeOn(scene.scale, value)) * (height - 2 * top);
-  const layers = [0.3, 1].map((alpha) => {
-    const canvas = element('canvas');
-    canvas.width = width;
+  const layers = [0.3, 1].map((alpha, i) => {
+    const canvas = view.curves[i];
+    if (i === 0 && scene.mode === 'influence') return canvas; // shown whole, never faint
+    canvas.width = width; // empties it as well
     canvas.height = height;
     const pen = canvas.getContext('2d');
     pen.lineJoin = 'round';
@@ -116,7 +126,8 @@ function drawCurves(view) {
       pen.beginPath();
       for (let t = 0; t <= end; t++) pen.lineTo(x(t), y(line[t]));
       pen.stroke();
-      if (scene.mode === 'influence') pen.fillRect(x(end) - ratio, top, 2 * ratio, height - 2 * top); // the patch itself
+      if (scene.mode !== 'influence') return;
+      pen.fillRect(x(end) - ratio, top, 2 * ratio, height - 2 * top); // the patch itself
     });
     return canvas;
   });
@@ -131,8 +142,8 @@ function paintCurve(view, step, glide) {
   const now = x(step + glide);
   pen.clearRect(0, 0, width, height);
   pen.globalAlpha = 1;
-  pen.drawImage(layers[0], 0, 0);
   const still = view.scene.mode === 'influence';
+  if (!still) pen.drawImage(layers[0], 0, 0);
   const cut = still ? width : Math.round(now);
   if (cut > 0) pen.drawImage(layers[1], 0, 0, cut, height, 0, 0, cut, height);
   pen.fillStyle = view.ink;
@@ -165,7 +176,6 @@ function readOut(view) {
   at.step.textContent = `step ${state.step + 1} of ${trace.n}`;
   at.scrub.value = String(state.step);
   at.scrub.setAttribute('aria-valuetext', `step ${state.step + 1} of ${trace.n}`);
-  outlinePatches(view);
   const patch = patchSpokenOf(view);
   at.here.textContent = patch === null ? 'Point at a patch to read its value.' : hereText(view, patch);
   view.panels.forEach((panel) => {
@@ -178,9 +188,12 @@ function readOut(view) {
       text = spec.map ? formatNumber(spec.map[patches[spec.direction][state.step]]) : '';
     } else if (scene.mode === 'influence' && spec.direction !== MERGED) {
       const t = trace.steps[spec.direction][state.patch];
-      text = t === 0 ? 'read first: nothing before it' : `${t} earlier ${t === 1 ? 'patch' : 'patches'}`;
-    } else if (spec.direction === MERGED && scene.mode === 'path') text = 'read by every direction';
-    else if (spec.direction === MERGED) text = scene.mode === 'word' ? '' : `mean of ${patches.length} directions`;
+      text = t === 0 ? 'nothing before it' : `${t} earlier`;
+    } else if (spec.direction === MERGED && scene.mode === 'path') text = 'clearer with every reading';
+    else if (scene.mode !== 'word') {
+      const soFar = scene.timed && state.step < trace.n - 1;
+      text = soFar ? 'mean so far' : `mean of ${patches.length} directions`;
+    }
     if (panel.value.textContent !== text) panel.value.textContent = text;
   });
   fillTable(view, patch);
@@ -193,7 +206,8 @@ function hereText(view, patch) {
   if (scene.mode === 'path') return place;
   const name = scene.mode === 'map' ? scene.measure.symbol : '|M|·‖x‖';
   const value = (side) => (side.merged ? formatNumber(side.merged[patch]) : '–');
-  if (scene.compare) return `${place}: ${name} ${scene.sides.map((s) => `${KIND_NAMES[s.trace.kind]} ${value(s)}`).join(', ')}`;
+  const both = () => scene.sides.map((side) => `${KIND_NAMES[side.trace.kind]} ${value(side)}`).join(', ');
+  if (scene.compare) return `${place}: ${name} ${both()}`;
   const side = scene.sides[0];
   return `${place}: ${name} ${value(side)}${scene.mode === 'word' ? '' : ' merged'}`;
 }

@@ -4,9 +4,9 @@ const WORD_TEXT =
   'How strongly each patch reaches the step that chose this word: |M|·‖x‖ in Mamba-2’s dual form, mean over heads. ' +
   'It shows what could flow, not what decided the word.';
 const THROUGH_TEXT =
-  'How strongly each patch reaches the step that chose this word, |M|·‖x‖, then spread back over the patches that each ' +
-  'feature was mixed from, by the connector’s own matrices, half kept in place at each layer as the residual does. ' +
-  'A rough guide: gates, norms and SwiGLU are left out.';
+  'How strongly each patch reaches the step that chose this word, |M|·‖x‖, then spread back over the patches that ' +
+  'each feature was mixed from, by the connector’s own matrices, half kept in place at each layer as the residual ' +
+  'does. A rough guide: gates, norms and SwiGLU are left out.';
 
 /** The words section, as the state has it. */
 function showWords(view) {
@@ -20,7 +20,8 @@ function showWords(view) {
     ? 'Click a word of the answer to see which patches reached it.'
     : mayAsk ? 'Ask something, then click a word of the answer.' : 'No question was recorded with this picture.';
   at.words.hidden = !answered && !mayAsk;
-  const signature = JSON.stringify([kinds, traces.map((t) => t && [t.trained, t.answer && [t.answer.question, t.answer.words]])]);
+  const told = (trace) => trace.answer && [trace.answer.question, trace.answer.words];
+  const signature = JSON.stringify([kinds, traces.map((trace) => trace && [trace.trained, told(trace)])]);
   if (signature !== view.worded) {
     view.worded = signature;
     at.answers.replaceChildren(...traces.map((trace, i) => answerBox(view, trace, kinds.length > 1 ? kinds[i] : '')));
@@ -32,10 +33,14 @@ function showWords(view) {
   const layers = answer ? answer.lm_layers : 0;
   const options = Array.from({ length: layers }, (_, i) => [i, `${i + 1} of ${layers}`]);
   fillSelect(at['word-layer'], [['', 'mean of all'], ...options], state.word_layer === null ? '' : state.word_layer);
-  const ways = [{ value: false, label: 'In the language model' }, { value: true, label: 'Onward through the connector' }];
+  const ways = [
+    { value: false, label: 'In the language model' },
+    { value: true, label: 'Onward through the connector' },
+  ];
   fillRadios(view, at.through, ways, state.through, (value) => change(view, { through: value }));
   at['word-text'].textContent = state.through ? THROUGH_TEXT : WORD_TEXT;
-  const saw = [...new Set(traces.map((trace) => trace && trace.answer && trace.answer.words[state.word]).filter(Boolean))];
+  const words = traces.map((trace) => trace && trace.answer && trace.answer.words[state.word]);
+  const saw = [...new Set(words.filter(Boolean))];
   at['word-title'].textContent = 'What ' + saw.map((word) => `“${word}”`).join(' and ') + ' saw';
 }
 
@@ -56,7 +61,10 @@ function answerBox(view, trace, kind) {
     word.type = 'button';
     word.dataset.word = String(i);
     word.setAttribute('aria-pressed', 'false');
-    word.addEventListener('click', () => change(view, { word: view.state.word === i ? null : i }));
+    word.addEventListener('click', () => {
+      view.keep = { node: word, top: word.getBoundingClientRect().top }; // it stays under the finger
+      change(view, { word: view.state.word === i ? null : i });
+    });
     flow.append(word, ' ');
   });
   if (!trace.answer.words.length) flow.append(element('span', 'scan-silent', trace.answer.text || '(no words)'));
@@ -94,6 +102,9 @@ function takeAnswers(view, answers) {
     setAnswer(view.traces[kind], answer || null);
     shown = shown || kindsShown(view.state).includes(kind);
   }
+  // the other connector's trace answered an earlier question
+  for (const kind of Object.keys(view.traces)) if (!(kind in answers)) delete view.traces[kind];
+  for (const kind of kindsShown(view.state)) if (!view.traces[kind]) loadTrace(view, kind);
   if (shown && view.state.word !== null) change(view, { word: null });
   syncControls(view);
 }

@@ -115,7 +115,7 @@ function pictureFile(view) {
       pen.clip();
     }
     pen.drawImage(panel.canvas, x, y, place.width, place.height);
-    if (panel.dots.length) pen.drawImage(panel.path, x, y, place.width, place.height);
+    if (panel.dots.length && !panel.path.hidden) pen.drawImage(panel.path, x, y, place.width, place.height);
     pen.restore();
     for (const { direction, node } of panel.dots) {
       const dot = node.getBoundingClientRect();
@@ -135,7 +135,10 @@ function pictureFile(view) {
       pen.strokeRect(x + xs[c] / ratio, y + ys[r] / ratio, (xs[c + 1] - xs[c]) / ratio, (ys[r + 1] - ys[r]) / ratio);
     }
     if (scene.compare) {
-      write(i ? 'CSM' : 'BSM', i ? x + place.width : x, y + place.height + 18, 13, '#26302b', i ? 'right' : 'left', 600);
+      const name = comparedName(view, panel.spec, panelName(view, panel.spec));
+      write(name, i ? x + place.width : x, y + place.height + 18, 13, '#26302b', i ? 'right' : 'left', 600);
+      pen.fillStyle = '#fff';
+      if (i) pen.fillRect(x + (place.width * view.swipe) / 100 - 1, y, 2, place.height);
     } else {
       const name = panelName(view, panel.spec);
       if (panel.spec.direction !== MERGED) {
@@ -148,7 +151,7 @@ function pictureFile(view) {
   });
   if (scene.scale) {
     const y = box.height + top + 24, wide = Math.min(360, box.width);
-    write(`${scene.measure.symbol}  ${scene.measure.title}`, edge, y, 13, '#26302b', 'left', 600);
+    write(`${scene.measure.symbol}  ${scaleTitle(scene)}`, edge, y, 13, '#26302b', 'left', 600);
     pen.drawImage(at['scale-bar'], edge, y + 8, wide, 12);
     for (const [place, text] of ticksOf(scene.scale)) {
       write(text, edge + place * wide, y + 36, 12, '#5d665f', place === 0 ? 'left' : place === 1 ? 'right' : 'center');

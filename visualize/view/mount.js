@@ -1,6 +1,6 @@
 // Everything is put together here: mount(root, host) makes the section in `root` live.
 
-/** root: the element that holds view.html; host: how the view asks for data. Returns {get, set, receive}. */
+/** root: the element that holds view.html; host: how the view asks for data. Returns {get, set, receive, maps}. */
 function mount(root, host) {
   const section = root.matches('.scan-view') ? root : root.querySelector('.scan-view');
   const at = {};
@@ -15,11 +15,12 @@ function mount(root, host) {
       word: null, word_layer: null, through: false,
     },
     wishes: readWishes(host.initial),
-    traces: {}, loading: new Set(), asked: new Set(), pending: 0, epoch: 0, loaded: false,
-    scene: null, panels: [], bases: new Map(), picture: null, hover: null, opacity: 0.85, swipe: 50,
-    playing: false, position: 0, speed: 1, dirty: { scene: false, paint: false },
+    traces: {}, failed: new Set(), loading: new Set(), asked: new Set(), pending: 0, epoch: 0, loaded: false,
+    scene: null, panels: [], bases: new Map(), picture: null, curves: [element('canvas'), element('canvas')],
+    sizes: { stage: { width: 0, height: 0 }, plot: { width: 0, height: 0 } }, veil: '#ffffff', ink: '#26302b',
+    dirty: { scene: false, paint: false }, hover: null, opacity: 0.85, swipe: 50,
+    playing: false, position: 0, speed: 1, read: 0,
     still: window.matchMedia('(prefers-reduced-motion: reduce)').matches,
-    veil: '#ffffff', ink: '#26302b',
   };
   readColours(view);
   listen(view);
@@ -32,9 +33,17 @@ function mount(root, host) {
       change(view, partial);
     },
     receive: (message) => receive(view, message),
+    maps: () => {
+      const scene = planScene(view);
+      return scene && { directions: scene.sides[0].maps.map(listOf), merged: listOf(scene.sides[0].merged) };
+    },
   };
   root.scanView = object;
   return object;
+}
+
+function listOf(map) {
+  return map && Array.from(map);
 }
 
 /** What a link asks for; each field is checked once there is a trace to check it against. */
@@ -54,7 +63,9 @@ function receive(view, message) {
     const { kind, layer, head, quantity, direction } = view.state;
     setPlaying(view, false);
     view.epoch += 1;
-    Object.assign(view, { traces: {}, loading: new Set(), asked: new Set(), loaded: false, hover: null, touched: false });
+    Object.assign(view, {
+      traces: {}, failed: new Set(), loading: new Set(), asked: new Set(), loaded: false, hover: null, touched: false,
+    });
     view.wishes = { kind, layer, head, quantity, direction };
     Object.assign(view.state, { step: 0, patch: null, word: null, word_layer: null, through: false });
     notice(view, '');
@@ -118,8 +129,14 @@ function listen(view) {
     if (at.export.open && !at.export.contains(event.target)) at.export.open = false;
   });
   on(at.stage, 'keydown', (event) => pressed(view, event));
+  on(root, 'keydown', (event) => {
+    if (event.key !== 'Escape' || event.defaultPrevented) return;
+    if (view.tour) closeTour(view);
+    else if (view.state.patch !== null || view.state.word !== null) change(view, { patch: null, word: null });
+  });
   pointAtPatches(view);
-  const resized = new ResizeObserver(() => {
+  const resized = new ResizeObserver((entries) => {
+    for (const { target, contentRect } of entries) view.sizes[target.dataset.at] = contentRect;
     view.curve = null;
     schedule(view);
   });
@@ -142,7 +159,6 @@ function pointAtPatches(view) {
   const hover = (patch) => {
     if (view.hover === patch) return;
     view.hover = patch;
-    if (view.scene) outlinePatches(view);
     schedule(view);
   };
   const choose = (patch) => {
@@ -216,12 +232,10 @@ function pressed(view, event) {
     a: () => walk(0, -1),
     s: () => walk(1, 0),
     d: () => walk(0, 1),
-    Escape: () => change(view, { patch: null, word: null }),
   };
   for (let d = 0; d < Math.min(4, trace.orders.length); d++) keys[d + 1] = () => change(view, { direction: d });
   const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (!act) return;
-  if (event.key === 'Escape' && state.patch === null && state.word === null) return;
   event.preventDefault();
   act();
 }
