@@ -205,9 +205,7 @@ def test_odd_pictures_and_numbers_are_drawn():
 
 def test_untrained_csm_says_so_and_compares_without_an_answer():
     both = {"bsm": make("bsm"), "csm": make("csm", trained=False, answer=None)}
-    texts = [
-        text.get_text() for text in layout.plot(View(kind="compare", word=0), both, *layout.SCREEN).figure.texts
-    ]
+    texts = [text.get_text() for text in layout.plot(View(kind="compare", word=0), both, *layout.SCREEN).figure.texts]
     assert any("never trained" in text for text in texts) and any("no answer" in text for text in texts)
     with pytest.raises(UserError):
         figures.draw(View(kind="csm", word=0), both)

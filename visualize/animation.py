@@ -1,13 +1,17 @@
 """A view as a loop: the scan from its first step to its last, or an answer word by word."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_rgba_array
 from PIL import Image
 
-from visualize.layout import SCREEN, plot
+from visualize.layout import DIFFERENCE, SCREEN, plot
+from visualize.payload import PALETTE
+from visualize.sheet import COLOURS, INK, LINE, MARK, SOFT
 from visualize.shown import select, words_of
 from visualize.trace import Trace, View
 
@@ -23,8 +27,7 @@ def animation(view: View, traces: dict[str, Trace], format: str) -> bytes:
     pauses = [STEP_MS if view.word is None else WORD_MS] * (len(drawn) - 1) + [HOLD_MS]
     options: dict[str, int] = {"quality": 80, "method": 2}
     if format == "gif":
-        some = [np.asarray(drawn[round(i * (len(drawn) - 1) / 4)]) for i in range(5)]
-        palette = Image.fromarray(np.concatenate(some)).quantize(256)
+        palette = palette_of(drawn)
         drawn = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in drawn]
         options = {"optimize": 0}
     file = io.BytesIO()
@@ -34,11 +37,9 @@ def animation(view: View, traces: dict[str, Trace], format: str) -> bytes:
 
 def frames(view: View, traces: dict[str, Trace]) -> Iterator[Image.Image]:
     """The same figure, step after step."""
-    sheet = plot(view, traces, *SCREEN, growing=True)
     last = next(iter(traces.values())).n_patches - 1
-    for step in np.unique(np.linspace(0, last, min(FRAMES, last + 1)).round().astype(int)):
-        sheet.show(int(step))
-        yield sheet.pixels()
+    steps = np.unique(np.linspace(0, last, min(FRAMES, last + 1)).round().astype(int))
+    return plot(view, traces, *SCREEN, growing=True).frames(steps.tolist())
 
 
 def words(view: View, traces: dict[str, Trace]) -> Iterator[Image.Image]:
@@ -50,3 +51,15 @@ def words(view: View, traces: dict[str, Trace]) -> Iterator[Image.Image]:
         page = Image.new("RGB", (frame.width, tallest), "white")
         page.paste(frame)
         yield page
+
+
+def palette_of(frames: Sequence[Image.Image]) -> Image.Image:
+    """256 colours for a GIF: those that mean something exactly, the rest as its frames need them."""
+    maps = [colormaps[name](np.linspace(0, 1, n)) for name, n in ((PALETTE, 48), (DIFFERENCE, 16))]
+    exact = np.concatenate([to_rgba_array([*COLOURS, INK, SOFT, LINE, MARK, "white", "black"]), *maps])[:, :3] * 255
+    some = np.concatenate([np.asarray(frames[round(i * (len(frames) - 1) / 4)]) for i in range(5)])
+    rest = np.reshape(Image.fromarray(some).quantize(256 - len(exact)).getpalette() or [], (-1, 3))
+    rest = rest[np.abs(rest[:, None] - exact).max(2).min(1) > 8]  # a near white would do for white
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate([exact, rest]).round().astype(int)[:256].ravel().tolist())
+    return palette

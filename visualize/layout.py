@@ -43,7 +43,7 @@ def plot(view: View, traces: dict[str, Trace], width: float, dpi: int, growing: 
     sheet.text(EDGE, sheet.y, title, 15, bold=True)
     if growing or (view.kind != "compare" and view.word is None and view.patch is None):
         count = sheet.text(sheet.width - EDGE, sheet.y, "", 9, SOFT, ha="right")
-        sheet.moves.append(lambda step: count.set_text(f"step {step + 1} of {trace.n_patches}"))
+        sheet.moves.append((count, lambda step: count.set_text(f"step {step + 1} of {trace.n_patches}")))
     sheet.y += 0.04
     sheet.paragraph(EDGE, sentence, sheet.inner, 8.5)
     if view.word is not None:
@@ -121,7 +121,7 @@ def panel(
     )  # fmt: skip
     made.show(trace.n_patches - 1)
     if moving:
-        sheet.moves.append(made.show)
+        sheet.moves.append((made.axes, made.show))
 
 
 def side_by_side(sheet: Sheet, show: Shown, growing: bool) -> None:
@@ -144,7 +144,7 @@ def side_by_side(sheet: Sheet, show: Shown, growing: bool) -> None:
         start = sheet.y + 0.16
         sheet.bar(EDGE, start, 2 * unit + GAP, scale, measure(show.view))
         sheet.y = start - 0.06
-        sheet.paragraph(x, f"Merged: {in_words(show, None)}", large)
+        sheet.paragraph(x, in_words(show, None), large)
         sheet.y = max(sheet.y, start + 0.45)
 
 
@@ -190,7 +190,7 @@ def along(sheet: Sheet, show: Shown, directions: Sequence[int], scale: Scale, gr
     sheet.y += 0.2 + height + 0.22
     if growing or show.view.patch is None:
         now = axes.axvline(1, color=INK, linewidth=0.9)
-        sheet.moves.append(lambda step: now.set_xdata([step + 1, step + 1]))
+        sheet.moves.append((now, lambda step: now.set_xdata([step + 1, step + 1])))
 
 
 def compared(sheet: Sheet, bsm: Shown, csm: Shown, growing: bool) -> None:
@@ -220,7 +220,7 @@ def compared(sheet: Sheet, bsm: Shown, csm: Shown, growing: bool) -> None:
         made = Panel(sheet, (x, top + CAPTION, unit, unit * tall), trace, apart, gaps, outlined=bsm.view.patch)
         made.show(trace.n_patches - 1)
         if growing:
-            sheet.moves.append(made.show)
+            sheet.moves.append((made.axes, made.show))
         sheet.bar(x, sheet.y, unit, gaps, "BSM larger (left), CSM larger (right)")
         sheet.y += 0.51
         sheet.paragraph(EDGE, differ_in_words(trace, bsm.merged, csm.merged), sheet.inner, 8.5, INK)

@@ -5,11 +5,12 @@ text is drawn with parse_math=False: what a user or a model wrote is text, whate
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ from visualize.trace import Array, Trace
 Pixels = NDArray[np.uint8]
 Growth = Callable[[int], tuple[Array, Array]]  # step → values and how strongly each is drawn (0 to 1), (n_patches,)
 
-INK, SOFT, LINE, GREEN, WARNING = "#26302b", "#5d665f", "#d8d3c8", "#1f6b52", "#9a3412"
+INK, SOFT, LINE, MARK, WARNING = "#26302b", "#5d665f", "#d8d3c8", "#b7e0cf", "#9a3412"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito's: one a direction, told apart by everybody
 RELIEF = 0.3  # how much of the picture shows through a map, as light and shade around each patch's own mean
 FADED = 0.55  # and how much of its darkness is left where there is no map
@@ -49,7 +50,7 @@ class Sheet:
         self.width, self.dpi = width, dpi
         self.inner = width - 2 * EDGE
         self.y = EDGE * 0.9  # how far down the sheet is laid out
-        self.moves: list[Callable[[int], None]] = []  # each brings a part of the sheet to a step of the scan
+        self.moves: list[tuple[Artist, Callable[[int], None]]] = []  # what moves, and how it is brought to a step
         self._down = Affine2D().scale(1, -1)  # becomes "from the top" once the height is known
         self._inches = self._down + self.figure.dpi_scale_trans
         self._boxes: list[tuple[Axes, tuple[float, float, float, float]]] = []
@@ -81,7 +82,7 @@ class Sheet:
             self.y += size * 1.5 / 72
             if 0 <= marked < len(words):
                 start = self.length(" ".join(words[: marked + 1]), size) - self.length(words[marked], size)
-                self.box(x + start - 0.03, self.y + 0.045, self.length(words[marked], size) + 0.06, 0.19, "#a9d8c4")
+                self.box(x + start - 0.02, self.y + 0.05, self.length(words[marked], size) + 0.04, 0.18, MARK)
             self.text(x, self.y, " ".join(words), size, colour)
             marked -= len(words)
 
@@ -130,13 +131,28 @@ class Sheet:
 
     def show(self, step: int) -> None:
         """Bring what moves to a step."""
-        for move in self.moves:
+        for _, move in self.moves:
             move(step)
 
     def pixels(self) -> Image.Image:
         self.canvas.draw()
-        image = np.asarray(self.canvas.buffer_rgba())
-        return Image.fromarray(image[..., :3].copy())
+        return self._drawn()
+
+    def frames(self, steps: Sequence[int]) -> Iterator[Image.Image]:
+        """The sheet at each of the steps: only what moves is drawn anew."""
+        for artist, _ in self.moves:
+            artist.set_animated(True)
+        self.canvas.draw()
+        still = self.canvas.copy_from_bbox(self.figure.bbox)
+        for step in steps:
+            self.canvas.restore_region(still)
+            self.show(step)
+            for artist, _ in self.moves:
+                artist.draw(self.canvas.get_renderer())
+            yield self._drawn()
+
+    def _drawn(self) -> Image.Image:
+        return Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
 
 
 class Panel:

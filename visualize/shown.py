@@ -210,8 +210,7 @@ def headline(view: View, trace: Trace) -> tuple[str, str]:
         return f"What reaches the patch in {place(trace, view.patch)}", INFLUENCE
     if view.quantity == "path":
         return "The path of the scan", PATH
-    quantity = QUANTITIES[NAMES.index(view.quantity)]
-    return f"{quantity.title}  {quantity.symbol}", quantity.text
+    return measure(view), QUANTITIES[NAMES.index(view.quantity)].text
 
 
 def measure(view: View) -> str:

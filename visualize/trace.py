@@ -34,9 +34,7 @@ class Quantity:
 
 
 QUANTITIES = (
-    Quantity(
-        "delta", "Δ", "Time step", "How long the scan dwells on a patch: a large Δ writes much in and lets much go."
-    ),
+    Quantity("delta", "Δ", "Time step", "How long the scan dwells here: a large Δ writes much and lets much go.", True),
     Quantity("decay", "exp(ΔA)", "Decay", "The share of the state that a step keeps: 1 keeps all, 0 forgets all."),
     Quantity("input", "‖Δ x Bᵀ‖", "Input", "How much this patch adds to the state.", True),
     Quantity("state", "‖H‖", "State", "How much the state holds once this patch is read."),
