@@ -150,6 +150,16 @@ def test_what_is_not_yet_read_stays_picture(traces):
             assert (r == g == b) == (patch not in read), (direction, patch, (r, g, b))
 
 
+def test_words_are_linear_from_0_and_influence_spans_3_decades(traces):
+    word, influence = (
+        shown.Shown.of(View(kind="csm", **chosen), traces["csm"]) for chosen in ({"word": 1}, {"patch": 6})
+    )
+    scale = shown.Scale.of([word])
+    assert (scale.low, scale.high, scale.log) == (0, word.merged.max(), False) and "linear from 0" in word.measure
+    scale = shown.Scale.of([influence])
+    assert scale.log and scale.high == 1000 * scale.low and "log scale, 3 decades" in influence.measure
+
+
 def test_influence_leaves_patches_to_come_alone_and_outlines_the_chosen_one(traces):
     image, boxes = pixels(View(kind="csm", patch=5), traces)
     for direction, earlier in enumerate(([0, 1, 2, 3, 4], [11, 10, 9, 8, 7, 6], [0, 4, 8, 1], [11, 7, 3, 10, 6, 2, 9])):

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import serve
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import mlmamba
 from visualize import record
+from visualize.trace import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 MEADOW, STREET = ROOT / "examples" / "meadow.jpg", ROOT / "examples" / "street.jpg"
@@ -53,6 +56,12 @@ def patch_at(page, row: int, column: int, panel: int = 0, rows: int = 10, column
     canvas = page.locator(".scan-stage .scan-frame").nth(panel)
     box = canvas.bounding_box()
     canvas.click(position={"x": box["width"] * (column + 0.5) / columns, "y": box["height"] * (row + 0.5) / rows})
+
+
+def number(text: str) -> float:
+    """A number as the page writes it: 0.691, 1.27×10⁶."""  # noqa: RUF002
+    digits, _, power = text.strip().replace("\u2212", "-").partition("\u00d710")
+    return float(digits) * 10.0 ** int(power.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")) or 0)
 
 
 def words(page, side: int = 0):
@@ -153,6 +162,26 @@ def test_a_patch_shows_what_reaches_it(visit, url, expect):
     assert state(page)["patch"] is None
 
 
+def test_pointing_reads_the_values_of_a_head(visit, url, expect):
+    page = visit(url)
+    see(page)
+    choose(page, "kinds", "CSM")
+    ready(page)
+    page.select_option('[data-at="head"]', "0")
+    frame = page.locator(".scan-stage .scan-frame").nth(0)
+    box = frame.bounding_box()
+    frame.hover(position={"x": box["width"] * 0.75, "y": box["height"] * 0.25})  # row 3, column 8: patch 27
+    expect(page.locator('[data-at="here"]')).to_contain_text("row 3, column 8")
+    trace = record(mlmamba.load("tiny", device="cpu").start(MEADOW, "csm"), "csm")
+    text = page.inner_text('[data-at="table"]')
+    for d, name in enumerate(trace.directions):
+        cells = [cell for cell in text[text.index(name) :].split("\n") if cell.strip()]
+        numbers = [number(cell) for cell in cells[1:8]]  # after the direction's name: step and six quantities
+        step = int(np.flatnonzero(trace.orders[d] == 27)[0])
+        wanted = [trace.along(0, 0, d, quantity)[step] for quantity in NAMES]
+        assert numbers[0] == step + 1 and numbers[1:7] == pytest.approx(wanted, rel=0.01), (name, text)
+
+
 def test_a_words_map(visit, url, expect):
     page = visit(url)
     see(page)
@@ -247,6 +276,73 @@ def test_compare_with_a_swipe(visit, url, expect):
     assert handle.get_attribute("aria-valuenow") != before
     words(page, 1).nth(0).click()
     assert state(page)["word"] == 0
+
+
+@pytest.fixture(scope="module")
+def bsm_url(tmp_path_factory):
+    """The page of a model with BSM's weights alone, as the published one."""
+    folder = tmp_path_factory.mktemp("bsm-only")
+    source = ROOT / "checkpoints" / "tiny"
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config["connector"]["kinds"] = ["bsm"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    weights = load_file(source / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if ".csm." not in k}, folder / "model.safetensors")
+    (folder / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
+    with serve(str(folder), folder / "log") as address:
+        yield address
+
+
+def test_csm_without_weights_is_shown_as_untrained(visit, bsm_url, expect):
+    page = visit(bsm_url)
+    see(page)
+    page.click("#see-pictures .example >> nth=2")
+    page.wait_for_function(f"{STATE}.picture === 'street'")
+    ready(page)
+    ask(page, "Is there a bus?")
+    expect(page.locator('[data-at="untrained"]')).to_be_hidden()
+    choose(page, "kinds", "CSM")
+    ready(page)
+    expect(page.locator('[data-at="untrained"]')).to_contain_text("never trained")
+    assert "columns ↑" in page.inner_text('[data-at="table"]')
+    assert words(page).count() == 0
+    choose(page, "kinds", "Compare")
+    ready(page)
+    expect(page.locator('[data-at="untrained"]')).to_be_visible()
+    assert words(page, 0).count() > 0 and words(page, 1).count() == 0
+    assert export(page, "png").suggested_filename.endswith(".png")
+
+
+SLOW_LOAD = """
+import time, mlmamba
+load = mlmamba.load
+def slow_load(*args, **options):
+    time.sleep(25)
+    return load(*args, **options)
+mlmamba.load = slow_load
+"""
+
+
+@pytest.fixture
+def loading_url(tmp_path):
+    """The page while its model takes long to load."""
+    with serve("tiny", tmp_path / "log", SLOW_LOAD) as address:
+        yield address
+
+
+def test_there_is_something_to_play_with_before_the_model_has_loaded(loading_url, visit, expect):
+    page = visit(loading_url)
+    expect(page.locator("#status")).to_contain_text("Loading the model")
+    see(page)
+    choose(page, "kinds", "CSM")
+    ready(page)
+    patch_at(page, 5, 5)
+    assert state(page)["patch"] == 55
+    words(page).nth(1).click()
+    page.click('[role=tab]:has-text("Ask")')
+    expect(page.locator("#status")).to_contain_text("Loading the model")
+    expect(page.locator("#about")).to_contain_text("speaks")  # and then the model is there
+    expect(page.locator("#status")).to_contain_text("tiny")
 
 
 def test_exports_open(visit, url):
