@@ -21,6 +21,7 @@ def theme() -> gr.themes.Base:
         border_color_primary="#e4dfd5", border_color_primary_dark="#323733",
         body_text_color="#26302b", body_text_color_dark="#e4e8e4",
         body_text_color_subdued="#5d665f", body_text_color_subdued_dark="#a3aca5",
+        block_title_text_color="#5d665f", block_title_text_color_dark="#a3aca5",
         input_background_fill="#ffffff", input_background_fill_dark="#1d201e",
         input_border_width="1px", input_radius="12px",
         button_large_radius="12px", button_small_radius="999px", button_border_width="1px",

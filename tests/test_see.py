@@ -470,3 +470,26 @@ def test_reduced_motion(browser, url):
     page.wait_for_timeout(700)
     assert state(page)["step"] == at
     page.context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_to_mend(visit, url, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = visit(url, theme=theme)
+
+    def check(where: str) -> None:
+        found = [(v["id"], [n["html"] for n in v["nodes"]]) for v in axe.run(page).response["violations"]]
+        assert not found, (where, found)
+
+    check("ask")
+    see(page)
+    page.wait_for_function(f"{STATE}.step === 99")  # the first play has ended
+    check("scan")
+    words(page).nth(2).click()
+    ready(page)
+    check("word")
+    choose(page, "kinds", "Compare")
+    ready(page)
+    page.get_by_role("button", name="Tour").click()
+    ready(page)
+    check("tour")
