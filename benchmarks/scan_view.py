@@ -20,7 +20,7 @@ from mlmamba.config import VisionConfig
 from mlmamba.vision import Vision
 from visualize import View, record, standalone
 from visualize.payload import pack, size
-from visualize.trace import replay
+from visualize.replay import replay
 
 MEADOW = Path(__file__).resolve().parent.parent / "examples" / "meadow.jpg"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]

@@ -15,7 +15,7 @@ from PIL import Image
 from mlmamba import UserError
 from visualize import __main__ as command_line
 from visualize import animation, figures, layout, shown, standalone
-from visualize.trace import NAMES, Answer, Keys, Trace, View, Word
+from visualize.trace import NAMES, QUANTITIES, Answer, Keys, Trace, View, Word
 
 ROWS, COLS = 3, 4
 PATCHES = ROWS * COLS
@@ -158,6 +158,9 @@ def test_words_are_linear_from_0_and_influence_spans_3_decades(traces):
     assert (scale.low, scale.high, scale.log) == (0, word.merged.max(), False) and "linear from 0" in word.measure
     scale = shown.Scale.of([influence])
     assert scale.log and scale.high == 1000 * scale.low and "log scale, 3 decades" in influence.measure
+    for quantity in QUANTITIES:
+        show = shown.Shown.of(View(kind="csm", quantity=quantity.name), traces["csm"])
+        assert shown.Scale.of([show]).log == quantity.log == ("log scale" in show.measure), quantity.name
 
 
 def test_influence_leaves_patches_to_come_alone_and_outlines_the_chosen_one(traces):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from mlmamba.__main__ import main
+from visualize.__main__ import main as visualize_main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +31,8 @@ def test_the_file_tree_is_the_tree():
         if name.endswith("/") and not line.startswith(" "):
             folder = Path(name)
     named = {line.split()[0] for line in tree.splitlines()}
-    files = {path.name for path in (ROOT / "mlmamba").glob("*.py")} - {"__init__.py", "__main__.py"}
+    files = {path.name for folder in ("mlmamba", "visualize") for path in (ROOT / folder).glob("*.py")}
+    files -= {"__init__.py", "__main__.py"}
     assert files <= named, f"not in the README: {files - named}"
 
 
@@ -41,12 +43,12 @@ def test_the_pictures_are_there():
 
 def test_the_commands_exist(capsys):
     for line in "".join(blocks("bash")).splitlines():
-        if match := re.match(r"python -m mlmamba (\w+)", line):
+        if match := re.match(r"python -m (mlmamba|visualize) (\w+)", line):
             try:
-                main([match[1], "--help"])
+                {"mlmamba": main, "visualize": visualize_main}[match[1]]([match[2], "--help"])
             except SystemExit as done:
                 assert done.code == 0
-            assert match[1] in capsys.readouterr().out
+            assert match[2] in capsys.readouterr().out
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", "".join(blocks("bash")), flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)

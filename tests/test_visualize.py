@@ -20,7 +20,8 @@ from mlmamba.ssd import ssd_recurrence
 from mlmamba.vision import Vision
 from visualize import View, record
 from visualize.payload import BUDGET, pack, pack_array, part, size, unpack, unpack_array
-from visualize.trace import NAMES, replay, trace_of, transfer
+from visualize.replay import replay, transfer
+from visualize.trace import NAMES, trace_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MEADOW = ROOT / "examples" / "meadow.jpg"

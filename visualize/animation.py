@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_rgba_array
-from PIL import Image
+from PIL import Image, ImageOps
 
 from visualize.layout import DIFFERENCE, SCREEN, plot
 from visualize.payload import PALETTE
@@ -47,10 +47,7 @@ def words(view: View, traces: dict[str, Trace]) -> Iterator[Image.Image]:
     most = max(len(words_of(show.trace)) for show in select(view, traces))
     drawn = [plot(replace(view, word=i), traces, *SCREEN).pixels() for i in range(min(most, FRAMES))]
     tallest = max(frame.height for frame in drawn)
-    for frame in drawn:
-        page = Image.new("RGB", (frame.width, tallest), "white")
-        page.paste(frame)
-        yield page
+    return (ImageOps.pad(frame, (frame.width, tallest), color="white", centering=(0, 0)) for frame in drawn)
 
 
 def palette_of(frames: Sequence[Image.Image]) -> Image.Image:

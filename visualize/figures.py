@@ -37,12 +37,8 @@ def export(view: View, traces: dict[str, Trace], format: str) -> tuple[str, str,
     """File name, MIME type and bytes of a view. Raises UserError for a format that there isn't."""
     if format not in TYPES:
         raise UserError(f"There is no export as “{plain(str(format), 20)}”; choose PNG, GIF, WebP or JSON.")
-    if format == "png":
-        data = png(view, traces)
-    elif format == "json":
-        data = numbers(view, traces)
-    else:
-        data = animation(view, traces, format)
+    make = {"png": png, "json": numbers}.get(format)
+    data = make(view, traces) if make else animation(view, traces, format)
     return f"{name(view, traces)}.{format}", TYPES[format], data
 
 
@@ -80,8 +76,7 @@ def numbers(view: View, traces: dict[str, Trace]) -> bytes:
         "quantity": quantity,
         "formula": FORMULAS[what] + (f". {THROUGH}" if what == "word" and view.through else ""),
         "units": "the model's own",
-        "counting": "layers, heads, directions, steps, patches and words count from 0; patches go row by row",
-        "heads": "mean over heads" if view.head is None or what == "word" else view.head,
+        "counting": "from 0; patches row by row; no head, no word_layer: the mean over all",
         "connectors": [connector(view, show) for show in shows],
     }
     if len(shows) == 2 and shows[0].merged is not None and shows[1].merged is not None:

@@ -28,6 +28,8 @@ from visualize.trace import Array, Trace
 
 Pixels = NDArray[np.uint8]
 Growth = Callable[[int], tuple[Array, Array]]  # step → values and how strongly each is drawn (0 to 1), (n_patches,)
+Map = tuple[Growth, Scale]
+Box = tuple[float, float, float, float]  # x, y, width, height
 
 INK, SOFT, LINE, MARK, WARNING = "#26302b", "#5d665f", "#d8d3c8", "#b7e0cf", "#9a3412"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito's: one a direction, told apart by everybody
@@ -44,7 +46,8 @@ FONTS = ["DejaVu Sans", *(name for name in OTHER_FONTS if name in INSTALLED)]  #
 class Sheet:
     """A figure whose height is what was laid out on it. All places are in inches, y downward from the top."""
 
-    def __init__(self, width: float, dpi: int):
+    def __init__(self, width: float, dpi: int, growing: bool = False):
+        self.growing = growing  # the maps grow with the scan, also where a still picture shows all of them
         self.figure = Figure(figsize=(width, 1), dpi=dpi, facecolor="white")
         self.canvas = FigureCanvasAgg(self.figure)
         self.width, self.dpi = width, dpi
@@ -53,7 +56,7 @@ class Sheet:
         self.moves: list[tuple[Artist, Callable[[int], None]]] = []  # what moves, and how it is brought to a step
         self._down = Affine2D().scale(1, -1)  # becomes "from the top" once the height is known
         self._inches = self._down + self.figure.dpi_scale_trans
-        self._boxes: list[tuple[Axes, tuple[float, float, float, float]]] = []
+        self._boxes: list[tuple[Axes, Box]] = []
 
     def text(self, x: float, y: float, text: str, size: float = 8, colour: str = INK, **more: Any) -> Text:
         """One line of text with its baseline at y."""
@@ -113,12 +116,8 @@ class Sheet:
 
     def legend(self, y: float, trace: Trace) -> None:
         """The directions' names with their colours, flush right."""
-        x = self.width - EDGE
-        for name, colour in reversed(list(zip(trace.directions, COLOURS, strict=False))):
-            x -= self.length(name, 8)
-            self.text(x, y, name, 8, SOFT)
-            self.box(x - 0.13, y, 0.09, 0.09, colour)
-            x -= 0.32
+        for d, name in enumerate(trace.directions):
+            self.caption(self.width - EDGE - 0.98 * (trace.n_directions - d), y, name, COLOURS[d])
 
     def finish(self) -> None:
         """Cut the sheet to what lies on it."""
@@ -159,51 +158,43 @@ class Panel:
     """A picture under a map (or under none), with paths of the scan; `show(step)` redraws it in place."""
 
     def __init__(
-        self,
-        sheet: Sheet,
-        box: tuple[float, float, float, float],
-        trace: Trace,
-        at: Growth | None = None,
-        scale: Scale | None = None,
-        *,
-        paths: Sequence[int] = (),
-        outlined: int | None = None,
+        self, sheet: Sheet, box: Box, trace: Trace, patch: int | None, map: Map | None = None, paths: Sequence[int] = ()
     ):
-        """at and scale: the map at a step, without them the picture is bare; paths: of these directions."""
-        self.trace, self.at, self.scale = trace, at, scale
+        """patch: the one to outline; map: what grows, and its scale; paths: of which directions."""
+        self.trace, self.map = trace, map
         self.axes = sheet.axes(*box)
         self.layers = layers(trace, round(box[2] * sheet.dpi), round(box[3] * sheet.dpi))
         rows, cols = trace.grid
         self.image = self.axes.imshow(self.layers[0], extent=(0, cols, rows, 0), aspect="auto", interpolation="nearest")
         self.axes.set(xlim=(0, cols), ylim=(rows, 0))
-        if paths and at is None:
+        if paths and map is None:
             self.axes.vlines(range(1, cols), 0, rows, color="white", alpha=0.35, linewidth=0.5)
             self.axes.hlines(range(1, rows), 0, cols, color="white", alpha=0.35, linewidth=0.5)
         thick = min(2.2, 7.0 * box[2] / cols)
         self.lines: list[tuple[int, Line2D]] = []
         for direction in paths:
-            (line,) = self.axes.plot(
-                [], [], "o-", color=COLOURS[direction], linewidth=thick, markersize=thick * 3.4,
-                markeredgecolor="white", solid_capstyle="round", path_effects=[withStroke(linewidth=thick + 1.4, foreground="white")],
-                zorder=4, clip_on=False,
-            )  # fmt: skip
+            casing = [withStroke(linewidth=thick + 1.4, foreground="white")]
+            (line,) = self.axes.plot([], [], "o-", color=COLOURS[direction], linewidth=thick, path_effects=casing)
+            line.set(markersize=3.4 * thick, markeredgewidth=0, solid_capstyle="round", zorder=4, clip_on=False)
             self.lines.append((direction, line))
-        for width, colour in ((3.4, "white"), (1.8, "#111111")) if outlined is not None else ():
-            corner = divmod(outlined or 0, cols)[::-1]
-            cell = Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=width, zorder=6, clip_on=False)
+        for width, colour in ((3.4, "white"), (1.8, "#111111")) if patch is not None else ():
+            row, col = divmod(patch or 0, cols)
+            cell = Rectangle((col, row), 1, 1, fill=False, edgecolor=colour, linewidth=width, zorder=6, clip_on=False)
             self.axes.add_patch(cell)
+        self.show(trace.n_patches - 1)
 
     def show(self, step: int) -> None:
         """What is there once `step` is read."""
-        if self.at is not None and self.scale is not None:
+        if self.map is not None:
+            at, scale = self.map
+            values, strength = at(step)
             _, bare, relief, patch_at = self.layers
-            values, strength = self.at(step)
-            colours = np.clip(self.scale.colours(values).astype(np.float32)[patch_at] + relief, 0, 255)
+            colours = np.clip(scale.colours(values).astype(np.float32)[patch_at] + relief, 0, 255)
             mixed = bare + (colours - bare) * strength.astype(np.float32)[patch_at][..., None]
             self.image.set_data(mixed.astype(np.uint8))
         for direction, line in self.lines:
-            start = max(0, step - TAIL) if self.at else 0  # on a map the end of the path, else all of it
-            y, x = np.divmod(self.trace.orders[direction][start : step + 1], self.trace.cols) + np.array(0.5)
+            start = max(0, step - TAIL) if self.map else 0  # on a map the end of the path, else all of it
+            y, x = np.stack(np.divmod(self.trace.orders[direction][start : step + 1], self.trace.cols)) + 0.5
             if len(self.lines) > 1:  # one there and one back would hide each other
                 aside = 0.13 if direction % 2 else -0.13
                 x, y = (x, y + aside) if direction < 2 else (x + aside, y)

@@ -14,7 +14,7 @@ from visualize.trace import NAMES, QUANTITIES, Array, Trace, View, Word
 
 Mask = NDArray[np.bool_]
 
-DECADES = 3  # influence falls off fast: a log scale, this far below the largest value
+DECADES = 3  # a log scale goes this far below the largest value; what is smaller takes the lowest colour
 INFLUENCE = (
     "How strongly each earlier patch reaches the chosen one: |M[t,s]|·‖xₛ‖, the size of its term in "
     "yₜ = Σ M[t,s] xₛ + D xₜ. Exact for the scan itself; the 4-wide convolution before it and the gate and norm "
@@ -30,7 +30,7 @@ THROUGH = (
     "each feature was mixed from, by the connector's own matrices, half kept in place at each layer as the residual "
     "does. A rough guide: gates, norms and SwiGLU are left out."
 )
-UNTRAINED = "exploratory: CSM's orders with BSM's parameters, never trained"
+UNTRAINED = "Exploratory: CSM's orders with BSM's parameters, never trained."
 
 
 def mode(view: View) -> str:
@@ -38,6 +38,11 @@ def mode(view: View) -> str:
     if view.word is not None:
         return "word"
     return "influence" if view.patch is not None else view.quantity
+
+
+def logarithmic(view: View) -> bool:
+    """Whether what is shown spans powers of ten, and is coloured by them."""
+    return mode(view) == "influence" or any(quantity.log for quantity in QUANTITIES if quantity.name == mode(view))
 
 
 def words_of(trace: Trace) -> tuple[Word, ...]:
@@ -67,6 +72,14 @@ class Shown:
         else:
             over = tuple(trace.over(view.layer, view.head, d, view.quantity) for d in directions)
         return cls(view, trace, over, np.mean(over, axis=0))
+
+    @property
+    def measure(self) -> str:
+        """What the colour bar says."""
+        name = headline(self.view, self.trace)[0] if mode(self.view) in NAMES else "|M|·‖x‖"
+        if mode(self.view) == "word":
+            return f"{name}, linear from 0"
+        return name + f", log scale, {DECADES} decades" * logarithmic(self.view)
 
     def map(self, direction: int | None) -> Array | None:
         """The map of a direction; None: merged."""
@@ -131,34 +144,32 @@ class Scale:
     def of(cls, shows: Sequence[Shown], merged: bool = False) -> "Scale | None":
         """Of what is shown (or its merged maps alone), None where that is no map.
 
-        Influence on a log scale; words from 0, quantities from their smallest value, to the largest.
+        Linear: words from 0, quantities from their smallest value; what is logarithmic, from DECADES below the largest.
         """
         maps = [part for show in shows for part in ((show.merged,) if merged else (*show.over, show.merged))]
         found = [part for part in maps if part is not None]
         if not found:
             return None
-        values, what = np.concatenate(found), mode(shows[0].view)
+        values, view = np.concatenate(found), shows[0].view
         values = values[np.isfinite(values)]
         low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-        if what == "influence":
+        if logarithmic(view):
             high = high or 1.0
             return cls(high / 10**DECADES, high, log=True)
-        return cls(0.0 if what == "word" else low, high)
+        return cls(0.0 if mode(view) == "word" else low, high)
 
     def colours(self, values: Array) -> NDArray[np.float64]:
         """(n,) → (n, 3) in 0..255."""
-        places = (np.nan_to_num(values.astype(np.float64)) - self.low) / ((self.high - self.low) or 1.0)
+        values = np.nan_to_num(values.astype(np.float64))
+        places = (values - self.low) / ((self.high - self.low) or 1.0)
         if self.log:
             places = np.log10(np.maximum(values, self.low) / self.low) / DECADES
         return cast(NDArray[np.float64], colormaps[self.palette](np.clip(places, 0, 1))[:, :3] * 255)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Three values, evenly spread over the bar, with their texts."""
-        if self.log:
-            values = [self.low, float(np.sqrt(self.low * self.high)), self.high]
-        else:
-            values = [self.low, (self.low + self.high) / 2, self.high]
-        return [(value, "≤ " * (self.log and value == self.low) + number(value)) for value in values]
+        values = (np.geomspace if self.log else np.linspace)(self.low, self.high, 3).tolist()
+        return [(value, "≤ " * (self.log and i == 0) + number(value)) for i, value in enumerate(values)]
 
 
 def difference(first: Array, second: Array) -> dict[str, float]:
@@ -183,12 +194,10 @@ def number(value: float) -> str:
     if not np.isfinite(value):
         return "none"
     digits, power = f"{value:.2e}".split("e")
-    exponent = int(power)
-    if value == 0 or -4 <= exponent <= 5:
-        text = f"{float(f'{value:.3g}'):.{max(0, 2 - exponent)}f}" if value else "0"
-        text = text.rstrip("0").rstrip(".") if "." in text else text
+    if value == 0 or -4 <= int(power) <= 5:
+        text = np.format_float_positional(value, precision=3, fractional=False, trim="-")
     else:
-        text = f"{digits}×10{str(exponent).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"  # noqa: RUF001
+        text = f"{digits}×10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"  # noqa: RUF001
     return text.replace("-", "−")  # noqa: RUF001
 
 
@@ -210,26 +219,8 @@ def headline(view: View, trace: Trace) -> tuple[str, str]:
         return f"What reaches the patch in {place(trace, view.patch)}", INFLUENCE
     if view.quantity == "path":
         return "The path of the scan", PATH
-    return measure(view), QUANTITIES[NAMES.index(view.quantity)].text
-
-
-def measure(view: View) -> str:
-    """What the colour bar says."""
-    if mode(view) in NAMES:
-        quantity = QUANTITIES[NAMES.index(view.quantity)]
-        return f"{quantity.title} {quantity.symbol}"
-    return f"|M|·‖x‖, {'linear from 0' if mode(view) == 'word' else f'log scale, {DECADES} decades'}"
-
-
-def in_words(show: Shown, direction: int | None) -> str:
-    """What a map comes to: its mean, its extremes and where they are."""
-    values, trace = cast(Array, show.map(direction)), show.trace
-    low, high = int(values.argmin()), int(values.argmax())
-    largest = f"argest {number(float(values[high]))} at {place(trace, high)}"
-    if mode(show.view) == "influence":
-        return f"L{largest}."
-    smallest = f"smallest {number(float(values[low]))} at {place(trace, low)}"
-    return f"Mean {number(float(values.mean()))}, l{largest}, {smallest}."
+    quantity = QUANTITIES[NAMES.index(view.quantity)]
+    return f"{quantity.title} {quantity.symbol}", quantity.text
 
 
 def differ_in_words(trace: Trace, bsm: Array, csm: Array) -> str:
