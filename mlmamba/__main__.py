@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlmamba
 from mlmamba import UserError, weights
+from mlmamba.training import benchmarks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,23 +30,17 @@ def main(arguments: list[str] | None = None) -> int:
     convert.add_argument("out", type=Path)
     convert.set_defaults(run=run_convert)
 
-    train = commands.add_parser("train", help="train the tiny model, or go on with a run that was stopped")
+    train = commands.add_parser("train", help="train a model, or go on with a run that was stopped")
+    train.add_argument("config", help='"tiny", "3b" or a YAML file of their form (mlmamba/training/configs/)')
     train.add_argument("out", type=Path, help="folder of the run; what is there already is gone on with")
-    train.add_argument("--data", type=Path, required=True, help="folder of the pictures; a missing one is named")
-    train.add_argument("--steps", type=int, help="how many batches of pictures (default: 1300)")
-    train.add_argument("--pictures", type=int, help="pictures a batch")
+    train.add_argument("--data", type=Path, default=Path("data"), help="folder of pictures and samples (default: data)")
+    train.add_argument("--steps", type=int, help="how many batches (default: as in the config)")
     train.add_argument("--device", default="auto")
-    train.add_argument("--workers", type=int, default=1, help="processes that compose scenes")
-    train.add_argument("--scenes", type=int, default=300, help="held-out scenes to evaluate on at the end")
+    train.add_argument("--workers", type=int, help="processes that prepare batches (default: as in the config)")
+    train.add_argument("--scenes", type=int, default=300, help="held-out scenes to evaluate a tiny model on at the end")
     train.set_defaults(run=run_train)
 
-    evaluate = commands.add_parser("evaluate", help="ask a model about held-out pictures and count right answers")
-    evaluate.add_argument("--model", default="tiny")
-    evaluate.add_argument("--data", type=Path, required=True, help="folder of the pictures; a missing one is named")
-    evaluate.add_argument("--scenes", type=int, default=300, help="how many held-out scenes")
-    evaluate.add_argument("--device", default="auto")
-    evaluate.add_argument("--json", type=Path, help="also write the figures here")
-    evaluate.set_defaults(run=run_evaluate)
+    benchmarks.add_command(commands)
 
     options = parser.parse_args(arguments)
     try:
@@ -79,23 +74,24 @@ def run_convert(options: argparse.Namespace) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    from mlmamba.training import train
+    from accelerate import PartialState
 
-    chosen = {name: getattr(options, name) for name in ("steps", "pictures") if getattr(options, name)}
-    train.train(options.out, options.data, train.Recipe(**chosen), device=options.device, workers=options.workers)
-    options.model, options.json = options.out, options.out / "evaluation.json"
-    run_evaluate(options)  # a run ends with what it is worth
+    from mlmamba.training import evaluate, llava, loop, train
+
+    on_scenes = loop.objective_of(options.config) == "scenes"
+    changed = {"steps": options.steps, "workers": options.workers}
+    if on_scenes:
+        recipe = loop.recipe_from(train.Recipe, options.config, **changed)
+        train.train(options.out, options.data, recipe, device=options.device)
+    else:
+        conversations = loop.recipe_from(llava.Recipe, options.config, **changed)
+        llava.train(options.out, options.data, conversations, device=options.device)
+    if not PartialState().is_main_process:
+        return
+    if on_scenes:  # such a run ends with what it is worth
+        results = evaluate.evaluate(mlmamba.load(options.out, device=options.device), options.data, options.scenes)
+        benchmarks.report(evaluate.as_table(results), results, options.out / "evaluation.json")
     print(f"Trained. Ask it: python -m mlmamba ask IMAGE QUESTION --model {options.out}")
-
-
-def run_evaluate(options: argparse.Namespace) -> None:
-    from mlmamba.training import evaluate
-
-    model = mlmamba.load(options.model, device=options.device)
-    results = evaluate.evaluate(model, options.data, options.scenes)
-    print(evaluate.as_table(results))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,22 @@ from mlmamba.chat import Conversation
 from mlmamba.errors import UserError
 from mlmamba.images import open_image
 from mlmamba.model import MLMamba
-from mlmamba.training.questions import QA, ask, ask_for, judge
+from mlmamba.training.questions import COUNT, IS_THERE, QA, WHAT, ask, ask_for, judge
 from mlmamba.training.scenes import Scene, Sources, compose
-from mlmamba.training.things import COCO, KINDS
+from mlmamba.training.things import COCO, KINDS, a
 
+N_PHOTOS = 150  # of one main thing each, from the held-out split of sources with several photos a class
+PHRASINGS = 5  # of a question that should all get the same answer
+# none of them, nor their like in other words, is among the questions that training declines
+OUT_OF_REACH = (
+    "Who directed this film?", "What is the phone number of the owner?", "Which country exports the most coffee?",
+    "How do airplanes stay in the air?", "What is the boiling point of water?", "Recommend me a good book.",
+    "What did Einstein discover?", "How many people live in Tokyo?", "What is the speed of light?",
+    "Which lens was used?", "Is the owner rich?", "What was here a hundred years ago?", "How long is the Nile?",
+    "When does the shop open?", "Who lives here?", "What is the stock price today?", "Give me a recipe for pancakes.",
+    "Which team is winning?", "What is the password?", "Explain quantum mechanics.", "Who is the photographer?",
+    "What is the price of gold?", "Which museum owns it?", "What is the plural of mouse?", "How fast can it run?",
+)  # fmt: skip
 SMALLEST = 0.06  # share of the picture that an object of a COCO photo must cover to be asked for
 Asked = tuple[Image.Image, list[tuple[str, QA]]]  # a picture, and questions with the row of the table they count for
 
@@ -27,7 +39,7 @@ def evaluate(model: MLMamba, data: Path, n_scenes: int = 300, seed: int = 1) -> 
 
     Chance is what always giving the commonest true answer of a row would score.
     """
-    asked = [*held_out_scenes(data, n_scenes, seed), *coco_photos(data, seed)]
+    asked = [*held_out_scenes(data, n_scenes, seed), *held_out_photos(data, seed), *coco_photos(data, seed)]
     questions = [(row, qa) for _, qas in asked for row, qa in qas]
     rows: dict[str, dict[str, Any]] = {}
     for row in dict.fromkeys(row for row, _ in questions):
@@ -44,6 +56,8 @@ def evaluate(model: MLMamba, data: Path, n_scenes: int = 300, seed: int = 1) -> 
                 right[row] += judge(qa, reply(conversation, qa.question))
         for row, values in rows.items():
             values[connector] = right[row] / values["questions"]
+        for row, share, of in (*unanimous(model, connector, data, seed), declined(model, connector, data, seed)):
+            rows.setdefault(row, {"asked": row, "questions": of, "chance": None})[connector] = share
     return [rows[row] for row in sorted(rows)]
 
 
@@ -60,6 +74,47 @@ def held_out_scenes(data: Path, n: int, seed: int) -> Iterator[Asked]:
     for _ in range(n):
         image, scene = compose(sources, rng, "held-out")
         yield image, [(_row(scene, qa), qa) for qa in ask(scene, rng, 5) if qa.type not in ("about", "group")]
+
+
+def held_out_photos(data: Path, seed: int) -> Iterator[Asked]:
+    """Photos of one main thing, whole, from classes of which training saw other photos."""
+    sources, rng = Sources(data), random.Random(f"photos {seed}")
+    shown = {photo.wnid for photos in sources.photos["train"].values() for photo in photos}
+    photos = [photo for photos in sources.photos["held-out"].values() for photo in photos if photo.wnid in shown]
+    for photo in rng.sample(photos, N_PHOTOS):
+        yield sources.open(photo, 320), [("photos: one main thing", QA("what", rng.choice(WHAT), "", photo.kind))]
+
+
+def unanimous(model: MLMamba, connector: str, data: Path, seed: int, n: int = 60) -> Iterator[tuple[str, float, int]]:
+    """(row, share, n): how often five phrasings of a question get the same answer, right or wrong."""
+    sources, rng = Sources(data), random.Random(f"phrasings {seed}")
+    agree: dict[str, list[bool]] = {"is there": [], "how many": [], "what": []}
+    for _ in range(n):
+        image, scene = compose(sources, rng, "held-out")
+        conversation = model.start(image, connector)
+        kind = KINDS[rng.choice(list(KINDS)) if rng.random() < 0.5 or not scene.things else scene.things[0].kind]
+        wordings = {
+            "is there": [q.format(a=a(kind.name), s=kind.plural) for q in rng.sample(IS_THERE, PHRASINGS)],
+            "how many": [q.format(s=kind.plural) for q in rng.sample(COUNT, PHRASINGS)],
+            "what": rng.sample(WHAT, PHRASINGS),
+        }
+        for what, questions in wordings.items():
+            answers = {reply(conversation, question) for question in questions}
+            if what == "is there":
+                answers = {answer.split(",")[0] for answer in answers}
+            agree[what].append(len(answers) == 1)
+    for what, same in agree.items():
+        yield f"five phrasings agree: {what}", sum(same) / n, n
+
+
+def declined(model: MLMamba, connector: str, data: Path, seed: int) -> tuple[str, float, int]:
+    """(row, share, n): how many questions out of reach, in words not trained on, are declined."""
+    sources, rng = Sources(data), random.Random(f"declined {seed}")
+    said = []
+    for question in OUT_OF_REACH:
+        image, _ = compose(sources, rng, "held-out")
+        said.append(judge(QA("decline", question, "", "sorry"), reply(model.start(image, connector), question)))
+    return "out of reach, declined", sum(said) / len(said), len(said)
 
 
 def _row(scene: Scene, qa: QA) -> str:
@@ -116,7 +171,7 @@ def as_table(rows: list[dict[str, Any]]) -> str:
         cells = [
             row["asked"],
             str(row["questions"]),
-            *(f"{100 * row[key]:.1f} %" for key in ("chance", *connectors)),
+            *("" if row[key] is None else f"{100 * row[key]:.1f} %" for key in ("chance", *connectors)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
