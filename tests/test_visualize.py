@@ -21,7 +21,7 @@ from mlmamba.vision import Vision
 from visualize import View, record
 from visualize.payload import BUDGET, pack, pack_array, part, size, unpack, unpack_array
 from visualize.replay import replay, transfer
-from visualize.trace import NAMES, trace_of
+from visualize.trace import NAMES, answer_of, trace_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MEADOW = ROOT / "examples" / "meadow.jpg"
@@ -94,6 +94,27 @@ def test_what_a_word_saw_on_a_hand_worked_grid():
     near = np.array([[0.5 ** abs(i - j) * (2 if i == j else 1) for j in range(12)] for i in range(12)])
     spread = (np.eye(12) + near / near.sum(1, keepdims=True)) / 2
     np.testing.assert_allclose(word.maps[1, 1], first @ spread, rtol=1e-5)
+
+
+def test_onward_goes_back_layer_by_layer():
+    """Two layers whose directions forget at different rates, so that neither their order nor a side can be swapped."""
+    rates = ((0.9, 0.2), (0.3, 0.7))  # what is kept a step: rows → and rows ←, of each layer
+    layers = tuple(
+        tuple(
+            halving_scan(order, 12, math.log(kept)) for kept, order in zip(pair, scan_orders("bsm", 3, 4), strict=True)
+        )
+        for pair in rates
+    )
+    seen = ConnectorOutput(torch.zeros(1, 12, 1), layers)
+    reading = Reading("bsm", (3, 4), seen, "?", "Yes", (Word("Yes", (13,)),), (halving_scan(None, 14),))
+    word = answer_of(reading).words[0]
+    wanted = np.array([0.5 ** (13 - s) for s in range(12)])
+    for forth, back in reversed(rates):  # from the last layer to the first
+        reach = np.array(
+            [[(i >= j) * forth ** (i - j) + (j >= i) * back ** (j - i) for j in range(12)] for i in range(12)]
+        )
+        wanted = wanted @ (np.eye(12) + reach / reach.sum(1, keepdims=True)) / 2
+    np.testing.assert_allclose(word.maps[1, 1], wanted, rtol=1e-4)
 
 
 def test_a_connector_that_forgets_at_once_leaves_features_in_place():
