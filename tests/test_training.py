@@ -1,6 +1,7 @@
 """The tiny model's training keeps its mathematics, goes on where it was killed, and learns what it can be asked."""
 
 import dataclasses
+import itertools
 import shutil
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from mlmamba.__main__ import main
 from mlmamba.config import ConnectorConfig, LanguageConfig
 from mlmamba.hub import CHECKPOINTS
 from mlmamba.model import MLMamba
-from mlmamba.training import loop
+from mlmamba.training import evaluate, loop
 from mlmamba.training import train as training
 from mlmamba.training.batches import NONE, TYPES, Batch, Batches, Branches
-from mlmamba.training.scenes import EMOJI_FONT, STAMPS, Sources
+from mlmamba.training.questions import DECLINE
+from mlmamba.training.scenes import EMOJI_FONT, STAMPS, Scene, Sources
 from mlmamba.vision import Vision
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -219,3 +221,38 @@ def test_loss_is_on_answers_alone(whole):
     again = batches[0]
     assert torch.equal(again.pixels, batch.pixels) and torch.equal(again.talks[1].ids, batch.talks[1].ids)
     assert not torch.equal(batches[1].pixels, batch.pixels)
+
+
+class Parrot:
+    """A model and its conversation at once, which says what it was told to."""
+
+    def __init__(self, say):
+        self.say, self.turns = say, 0
+
+    def start(self, image, connector):
+        return self
+
+    def ask(self, question, **options):
+        self.turns += 1
+        yield self.say(question)
+
+    def undo(self):
+        self.turns -= 1
+
+
+def test_agreement_and_declining_are_counted(monkeypatch):
+    """By parrots: one that always says the same, one that never does, one that declines half of the questions."""
+    monkeypatch.setattr(evaluate, "compose", lambda *_: (None, Scene((), "drawing")))
+    number = itertools.count()
+    same = dict((row, share) for row, share, _ in evaluate.unanimous(Parrot(lambda _: "No, none."), "bsm", DATA, 1, 3))
+    never = dict((row, share) for row, share, _ in evaluate.unanimous(
+        Parrot(lambda _: f"{next(number)}, so"), "bsm", DATA, 1, 3))  # fmt: skip
+    assert len(same) == 3 and set(same.values()) == {1.0} and set(never.values()) == {0.0}
+    # of an is-there answer only yes or no counts
+    noted = Parrot(lambda question: f"Yes, {next(number)}.")
+    assert [share for _, share, _ in evaluate.unanimous(noted, "bsm", DATA, 1, 3)] == [1.0, 0.0, 0.0]
+    assert noted.turns == 0  # each is asked as if it were the first
+    polite = Parrot(lambda question: "Sorry, no." if question in evaluate.OUT_OF_REACH[::2] else "It is a dog.")
+    _, share, of = evaluate.declined(polite, "bsm", DATA, 1)
+    assert of == len(evaluate.OUT_OF_REACH) and share == (of + 1) // 2 / of
+    assert not set(evaluate.OUT_OF_REACH) & set(DECLINE)

@@ -20,7 +20,7 @@ from mlmamba.training.things import COCO, KINDS, a
 
 N_PHOTOS = 150  # of one main thing each, from the held-out split of sources with several photos a class
 PHRASINGS = 5  # of a question that should all get the same answer
-# none of them, nor their like in other words, is among the questions that training declines
+# none of them is among the questions that training declines; a few are near to one
 OUT_OF_REACH = (
     "Who directed this film?", "What is the phone number of the owner?", "Which country exports the most coffee?",
     "How do airplanes stay in the air?", "What is the boiling point of water?", "Recommend me a good book.",

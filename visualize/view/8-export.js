@@ -178,8 +178,9 @@ async function copyLink(view) {
     at.said.textContent = 'Here is the link: copy it';
     return;
   }
-  at.link.textContent = 'Copied';
-  at.said.textContent = 'Link copied';
+  const own = view.state.picture === null && !view.host.exportsHere; // somebody's picture stays with them
+  at.link.textContent = own ? 'Copied, without your picture' : 'Copied';
+  at.said.textContent = own ? 'Link copied; it restores the view, not your picture' : 'Link copied';
   clearTimeout(view.copied);
   view.copied = setTimeout(() => (at.link.textContent = 'Copy link'), 1800);
 }
