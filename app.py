@@ -11,11 +11,12 @@ import gradio as gr
 
 from mlmamba.errors import UserError
 from page.chat import EXAMPLES_DIR, Chat
+from page.race import Race
 from page.see import See
 from page.sessions import Speakers
 from page.texts import SUBTITLE, TITLE
 from page.theme import theme
-from visualize.component import STYLE
+from visualize.component import STYLES
 
 PAGE_DIR = Path(__file__).resolve().parent / "page"
 MAX_FILE_SIZE = "32mb"
@@ -31,17 +32,21 @@ FOOTER = (
 
 
 def build(speakers: Speakers) -> gr.Blocks:
-    """The whole page: header, one tab to ask and one to see the scan, footer."""
+    """The whole page: header, one tab each to ask, to see the scan, and to race, footer."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as demo:
         gr.HTML(HEADER, elem_id="header")
         chat = Chat(speakers)
         see = See(chat)
+        race = Race(chat)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Ask", id="ask"):
                 chat.lay_out()
             with gr.Tab("See the scan", id="see") as tab:
                 see.lay_out()
+            with gr.Tab("Race", id="race") as race_tab:
+                race.lay_out()
         see.wire(tabs, tab)
+        race.wire(race_tab)
         gr.HTML(FOOTER, elem_id="footer")
         demo.load(
             chat.arrive,
@@ -52,6 +57,7 @@ def build(speakers: Speakers) -> gr.Blocks:
             show_progress="hidden",
         )
         demo.unload(chat.forget)
+        demo.unload(race.forget)
     return demo.queue(max_size=32)
 
 
@@ -71,7 +77,7 @@ def main() -> None:
             server_port=args.port,
             root_path=args.root_path,
             theme=theme(),
-            css_paths=[PAGE_DIR / "page.css", STYLE],
+            css_paths=[PAGE_DIR / "page.css", *STYLES],
             js=(PAGE_DIR / "page.js").read_text(encoding="utf-8"),
             favicon_path=PAGE_DIR / "icon.png",
             max_file_size=MAX_FILE_SIZE,

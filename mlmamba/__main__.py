@@ -1,4 +1,4 @@
-"""The command line: `python -m mlmamba ask | convert | train | evaluate`."""
+"""The command line: `python -m mlmamba ask | convert | train | evaluate | bench`."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlmamba
 from mlmamba import UserError, weights
+from mlmamba.bench import command as bench
 from mlmamba.training import benchmarks
 
 
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     train.set_defaults(run=run_train)
 
     benchmarks.add_command(commands)
+    bench.add_command(commands)
 
     options = parser.parse_args(arguments)
     try:

@@ -77,3 +77,10 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given, so that a clock read now is true."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
+
+
+def gpu_name(device: torch.device) -> str | None:
+    """What the GPU calls itself; None on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "Apple GPU" if device.type == "mps" else None

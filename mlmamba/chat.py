@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mlmamba.backend import synchronize
 from mlmamba.connector import ConnectorOutput
+from mlmamba.decoding import Wish
 from mlmamba.errors import UserError
 from mlmamba.mamba2 import LanguageOutput, State
 from mlmamba.ssd import Scan
@@ -190,31 +191,30 @@ class Conversation:
         timings, start = Timings(), time.perf_counter()
         prompt = tokenizer.prompt(question, first=not self.turns)
         output = self._read(prompt, timings)
+        wish = Wish(max_new_tokens, model.config.end_of_turn, model.config.vocab_words, temperature, generator, stop)
+        decoding = model.decoder.start(output, wish)
         answer: list[int] = []
-        text, unread = "", [model.config.end_of_turn]
+        text, before = "", 0.0
         try:
-            while True:
-                token = model.sample(output.logits[0, -1], temperature, generator)
+            for token in decoding:
                 now = time.perf_counter()
                 if not answer:
-                    timings.first_token_s, before = now - start, now
+                    timings.first_token_s = now - start
                 else:
                     timings.decode_tokens, timings.decode_s = timings.decode_tokens + 1, now - before
-                if token == model.config.end_of_turn:
-                    break
+                before = before or now
                 answer.append(token)
-                unread = [token, model.config.end_of_turn]
-                longer = tokenizer.decode(answer)
-                if not longer.endswith("\ufffd"):  # half a character: wait for the rest of its bytes
-                    piece, text = longer[len(text) :], longer  # said before it is yielded: the listener may leave there
+                longer = tokenizer.decode(said(answer, wish.end))
+                if len(longer) > len(text) and not longer.endswith("\ufffd"):  # half a character waits for its rest
+                    piece, text = longer[len(text) :], longer  # kept before it is yielded: the listener may leave there
                     yield piece
-                if len(answer) >= max_new_tokens or (stop is not None and stop.is_set()):
-                    break
-                output = model.language_model(model.embed([token]), output.state)
-                unread = [model.config.end_of_turn]
         except GeneratorExit:
             pass  # the listener left; what was said is kept below
-        self._state, self._unread = output.state, unread
+        answer += decoding.end()
+        text = tokenizer.decode(said(answer, wish.end)).rstrip("\ufffd")
+        self._state = decoding.state
+        # the state has read all but the last token; a turn that was cut short ends here too
+        self._unread = [*answer[-1:], wish.end] if answer[-1:] != [wish.end] else [wish.end]
         self.turns.append((question, text))
         self.timings = timings
 
@@ -244,6 +244,11 @@ class Conversation:
         timings.prefill_tokens += len(ids)
         timings.prefill_s = time.perf_counter() - start
         return output
+
+
+def said(tokens: list[int], end: int) -> list[int]:
+    """Tokens without the end of turn."""
+    return tokens[:-1] if tokens[-1:] == [end] else tokens
 
 
 def check_question(question: str) -> None:

@@ -66,12 +66,25 @@ class LanguageConfig:
 
 
 @dataclass(frozen=True)
+class TransformerConfig:
+    """A Transformer in Mamba-2's place, for the race: a decoder of `transformers`, by its `kind` there ("llama")."""
+
+    kind: str
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_mlp: int
+    vocab_size: int
+    max_positions: int = 131072
+
+
+@dataclass(frozen=True)
 class MLMambaConfig:
     """One whole model. Ids from `vocab_words` up to `language.vocab_size` are padding, never sampled."""
 
     name: str
     connector: ConnectorConfig
-    language: LanguageConfig
+    language: LanguageConfig | TransformerConfig
     vision: VisionConfig = field(default_factory=VisionConfig)
     vocab_words: int = 50277
     end_of_turn: int = 0
@@ -98,5 +111,5 @@ class MLMambaConfig:
             **rest,
             vision=section(VisionConfig, "vision"),
             connector=section(ConnectorConfig, "connector"),
-            language=section(LanguageConfig, "language"),
+            language=section(TransformerConfig if "kind" in values["language"] else LanguageConfig, "language"),
         )

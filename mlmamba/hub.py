@@ -15,8 +15,8 @@ NEOX_REPO = "EleutherAI/gpt-neox-20b"  # the tokenizer of the published model
 
 def find(name: str | Path) -> Path:
     """The folder with a model's `config.json` and `model.safetensors`, fetched and converted where need be."""
-    if name == "tiny":
-        return _complete(CHECKPOINTS / "tiny")
+    if name in ("tiny", "twin"):
+        return _complete(CHECKPOINTS / name)
     if name == "3b":
         return _published()
     if Path(name).is_dir():
@@ -24,7 +24,20 @@ def find(name: str | Path) -> Path:
     if str(name).count("/") == 1 and not Path(name).exists() and not str(name).startswith((".", "/")):
         files = [_fetch(str(name), file) for file in (weights.CONFIG, weights.WEIGHTS, weights.TOKENIZER)]
         return files[0].parent
-    raise UserError(f'There is no model "{name}"; use "tiny", "3b", a folder with config.json, or a Hub id.')
+    raise UserError(f'There is no model "{name}"; use "tiny", "twin", "3b", a folder with config.json, or a Hub id.')
+
+
+def find_mamba2(name: str) -> Path | None:
+    """The folder of a language model in the layout of `state-spaces/mamba2-2.7b`, fetched where need be.
+
+    None for every other model, which `find` finds.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder if (folder / weights.MAMBA2_WEIGHTS).is_file() else None
+    if name.split("/")[0] != "state-spaces":
+        return None
+    return _fetch(name, weights.MAMBA2_WEIGHTS).parent
 
 
 def tokenizer_file(folder: Path) -> Path:

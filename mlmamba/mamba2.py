@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +22,6 @@ class LayerState:
 
 
 State = tuple[LayerState, ...]
-
-
-def state_bytes(state: State) -> int:
-    """Memory of a carried state; it does not grow with what was read."""
-    return sum(t.numel() * t.element_size() for layer in state for t in (layer.conv, layer.ssm))
 
 
 class RMSNorm(nn.Module):
@@ -102,11 +98,14 @@ class Mamba2Layer(nn.Module):
 
 @dataclass(frozen=True)
 class LanguageOutput:
-    """hidden: (b, l, d_model) after the last norm; logits: (b, l or 1, vocab); scans of the layers asked for."""
+    """hidden: (b, l, d_model) after the last norm; logits: (b, l or 1, vocab); scans of the layers asked for.
+
+    `state` is what to go on from: a `State`, or a Transformer's cache.
+    """
 
     hidden: Tensor
     logits: Tensor
-    state: State
+    state: Any
     scans: dict[int, Scan]
 
 
@@ -151,3 +150,13 @@ class LanguageModel(nn.Module):
         """Logits in float32 through the tied embedding: (..., d_model) → (..., vocab)."""
         weight = self.embedding.weight
         return F.linear(hidden.to(weight.dtype), weight).float()
+
+    @staticmethod
+    def state_bytes(state: State) -> int:
+        """Memory of a carried state; it does not grow with what was read."""
+        return sum(t.numel() * t.element_size() for layer in state for t in (layer.conv, layer.ssm))
+
+    @staticmethod
+    def repeat(state: State, k: int) -> State:
+        """The state of each sequence, k times: (b, …) → (b * k, …)."""
+        return tuple(LayerState(s.conv.repeat_interleave(k, 0), s.ssm.repeat_interleave(k, 0)) for s in state)

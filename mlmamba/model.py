@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from mlmamba import backend, hub, weights
 from mlmamba.backend import Backend
 from mlmamba.chat import ChatTokenizer, Conversation, check_question
-from mlmamba.config import MLMambaConfig
+from mlmamba.config import LanguageConfig, MLMambaConfig, TransformerConfig
 from mlmamba.connector import Connector
+from mlmamba.decoding import Alone, Decoder, Together
 from mlmamba.errors import UserError
 from mlmamba.images import ImageSource, open_image
 from mlmamba.mamba2 import LanguageModel
+from mlmamba.transformer import Transformer
 from mlmamba.vision import Vision
 
 
@@ -31,8 +33,9 @@ class MLMamba(nn.Module):
         super().__init__()
         self.config = config
         self.connector = Connector(config.connector)
-        self.language_model = LanguageModel(config.language)
+        self.language_model = reader(config.language)
         self._chat_tokenizer = ChatTokenizer(tokenizer) if tokenizer else None
+        self.decoder: Decoder = Alone(self.language_model)
         self.backend = backend.choose("cpu")
         object.__setattr__(self, "vision", vision)  # past nn.Module: not a part of the weights
 
@@ -83,13 +86,11 @@ class MLMamba(nn.Module):
         """Token ids → (1, l, d_model)."""
         return self.language_model.embed(torch.tensor([ids], device=self.backend.device))
 
-    def sample(self, logits: Tensor, temperature: float = 0.0, generator: torch.Generator | None = None) -> int:
-        """One id from logits (vocab_size,): the likeliest at temperature 0."""
-        logits = logits[: self.config.vocab_words]
-        if temperature <= 0:
-            return int(logits.argmax())
-        probabilities = torch.softmax(logits / temperature, dim=-1)
-        return int(torch.multinomial(probabilities, 1, generator=generator))
+    def serve(self, seats: int) -> "MLMamba":
+        """From now on decode the answers of up to `seats` users as one batch, each as if alone."""
+        if isinstance(self.language_model, LanguageModel):
+            self.decoder = Together(self.language_model, seats)
+        return self
 
     def check_connector(self, kind: str | None) -> str:
         """The connector to use; the first that has weights by default. Raises UserError for one without."""
@@ -128,6 +129,11 @@ class MLMamba(nn.Module):
         return pieces if stream else "".join(pieces)
 
 
+def reader(config: LanguageConfig | TransformerConfig) -> LanguageModel | Transformer:
+    """What reads patches and words: Mamba-2; in the race's rival a Transformer."""
+    return LanguageModel(config) if isinstance(config, LanguageConfig) else Transformer(config)
+
+
 def load(
     name: str | Path = "tiny",
     *,
@@ -144,7 +150,8 @@ def load(
     folder = hub.find(name)
     config = MLMambaConfig.load(folder / weights.CONFIG)
     tokenizer = Tokenizer.from_file(str(hub.tokenizer_file(folder)))
-    with torch.device("meta"):  # the weights come from the file, so none are made here
+    # the weights come from the file, so none are made here; a Transformer also has tables that are in no file
+    with torch.device("meta" if isinstance(config.language, LanguageConfig) else "cpu"):
         model = MLMamba(config, tokenizer)
     weights.load_into(model, folder / weights.WEIGHTS)
     if vision:

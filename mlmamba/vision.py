@@ -75,10 +75,11 @@ class Normalise(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 (timm), trained on ImageNet: four of its levels, side by side per patch.
+    """EfficientNet-Lite0 (timm), trained on ImageNet: four of its levels and the place, side by side per patch.
 
     A patch is one position of the last map (stride 32). The levels run from edges and colours to things:
-    16, 40, 112 and 1280 channels.
+    16, 40, 112 and 1280 channels. A convolution does not know where it is, so that two more channels say it: x and y
+    of the patch's middle, from -2 (left, top) to 2 (right, bottom).
     """
 
     STAGES = (0, 2, 4)
@@ -91,7 +92,7 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         side = -(-image_size // self.STRIDE)
         self.grid = (side, side)
-        self.d_features = sum(self.D_LEVELS)
+        self.d_features = sum(self.D_LEVELS) + 2
         self.normalise = Normalise(LITE_MEAN, LITE_STD)
         # the tf_ variant pads "same", as the network was trained
         self.net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -101,7 +102,7 @@ class EfficientNetLite0(nn.Module):
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(b, 3, h, w) in [0, 1] -> (b, n_patches, 1448)."""
+        """(b, 3, h, w) in [0, 1] -> (b, n_patches, 1450)."""
         return self._features(self._levels(pixels))
 
     def classify(self, pixels: Tensor) -> Tensor:
@@ -129,8 +130,10 @@ class EfficientNetLite0(nn.Module):
         rows, columns = levels[-1].shape[-2:]
         pooled = [F.adaptive_avg_pool2d(level, (rows, columns)).flatten(2).mT for level in levels]  # (b, n, c)
         # normalised, all levels weigh alike, however large their activations are
-        features = torch.cat([F.layer_norm(level.float(), level.shape[-1:]) for level in pooled], dim=-1)
-        return features.to(self.net.conv_stem.weight.dtype)  # (b, n, 1448)
+        normed = [F.layer_norm(level.float(), level.shape[-1:]) for level in pooled]
+        y, x = (4 * (torch.arange(n, device=normed[0].device) + 0.5) / n - 2 for n in (rows, columns))
+        places = torch.cartesian_prod(y, x).flip(-1).expand(len(normed[0]), -1, -1)  # (b, n, 2)
+        return torch.cat([*normed, places], dim=-1).to(self.net.conv_stem.weight.dtype)  # (b, n, 1450)
 
     def _classes(self, levels: list[Tensor]) -> Tensor:
         # the classifier is linear, so that the mean of these logits is the network's own answer
@@ -251,7 +254,7 @@ class Vision(nn.Module):
 
     def __init__(self, config: VisionConfig, *, pretrained: bool = True) -> None:
         super().__init__()
-        self.image_size = config.image_size
+        self.config, self.image_size = config, config.image_size
         towers = [build_tower(name, config.image_size, pretrained) for name in config.towers]
         self.grid = towers[0].grid
         if any(tower.grid != self.grid for tower in towers):

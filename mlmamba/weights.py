@@ -14,6 +14,7 @@ from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, Visio
 from mlmamba.errors import UserError
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+MAMBA2_WEIGHTS = "pytorch_model.bin"  # of a language model alone, as in `state-spaces/mamba2-2.7b`
 
 # The vision towers that give patch features of a width; the pickle doesn't name them
 TOWERS = {
@@ -84,8 +85,28 @@ def convert(source: Path, out: Path, name: str | None = None) -> MLMambaConfig:
     return config
 
 
+def read_mamba2(folder: Path) -> tuple[LanguageConfig, dict[str, Tensor]]:
+    """A Mamba-2 language model in the layout of `state-spaces/mamba2-2.7b`: its sizes, and its tensors by our names."""
+    path = folder / MAMBA2_WEIGHTS
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        ours = _ours({"llm_backbone": tensors})
+        return _language_sizes(ours), {name.removeprefix("language_model."): tensor for name, tensor in ours.items()}
+    except (OSError, RuntimeError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is not a Mamba-2 language model: {str(error).splitlines()[0]}") from error
+
+
 def from_published(parts: dict[str, dict[str, Tensor]], name: str) -> tuple[MLMambaConfig, dict[str, Tensor]]:
     """Map the four published state dicts to ours, strictly, and read the sizes off the tensors."""
+    ours = _ours(parts)
+    try:
+        return _read_sizes(ours, name), ours
+    except KeyError as error:
+        raise UserError(f"The checkpoint lacks {error.args[0]}, so it is not a whole ML-Mamba.") from error
+
+
+def _ours(parts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Published tensors by our names; one without a place is a UserError."""
     ours: dict[str, Tensor] = {}
     unknown = []
     for part, tensors in parts.items():
@@ -102,10 +123,7 @@ def from_published(parts: dict[str, dict[str, Tensor]], name: str) -> tuple[MLMa
                 ours[target] = tensor.squeeze(1) if target.endswith("conv_weight") else tensor
     if unknown:
         raise UserError(f"The checkpoint holds tensors that ML-Mamba has no place for: {', '.join(unknown[:3])}.")
-    try:
-        return _read_sizes(ours, name), ours
-    except KeyError as error:
-        raise UserError(f"The checkpoint lacks {error.args[0]}, so it is not a whole ML-Mamba.") from error
+    return ours
 
 
 def _our_name(part: str, key: str) -> str | None:
@@ -144,38 +162,46 @@ def _mixer_name(key: str, scan_prefix: str, mixer_prefix: str) -> str | None:
     return scan_prefix.format(direction=1 if match[2] else 0) + name
 
 
+def _n_layers(state: dict[str, Tensor], prefix: str) -> int:
+    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
+
+
+def _mixer_sizes(state: dict[str, Tensor], scan: str, mixer: str) -> dict[str, Any]:
+    d_model, d_inner = state[f"{mixer}out_proj.weight"].shape
+    channels, d_conv = state[f"{scan}conv_weight"].shape
+    heads = state[f"{scan}A_log"].shape[0]
+    return dict(
+        d_model=d_model,
+        d_state=(channels - d_inner) // 2,
+        head_dim=d_inner // heads,
+        expand=d_inner // d_model,
+        d_conv=d_conv,
+    )
+
+
+def _language_sizes(state: dict[str, Tensor]) -> LanguageConfig:
+    layers = "language_model.layers."
+    return LanguageConfig(
+        n_layers=_n_layers(state, layers),
+        vocab_size=state["language_model.embedding.weight"].shape[0],
+        **_mixer_sizes(state, f"{layers}0.scan.", f"{layers}0."),
+    )
+
+
 def _read_sizes(state: dict[str, Tensor], name: str) -> MLMambaConfig:
-    def n_layers(prefix: str) -> int:
-        return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
-
-    def sizes(scan: str, mixer: str) -> dict[str, Any]:
-        d_model, d_inner = state[f"{mixer}out_proj.weight"].shape
-        channels, d_conv = state[f"{scan}conv_weight"].shape
-        heads = state[f"{scan}A_log"].shape[0]
-        return dict(
-            d_model=d_model,
-            d_state=(channels - d_inner) // 2,
-            head_dim=d_inner // heads,
-            expand=d_inner // d_model,
-            d_conv=d_conv,
-        )
-
-    layers, scans = "language_model.layers.", "connector.scan.bsm.layers."
+    scans = "connector.scan.bsm.layers."
     d_features = state["connector.mlp.0.weight"].shape[1]
-    vocab_size = state["language_model.embedding.weight"].shape[0]
-    scan_sizes = sizes(f"{scans}0.mvss.directions.0.", f"{scans}0.mvss.")
+    language = _language_sizes(state)
     return MLMambaConfig(
         name=name,
         vision=TOWERS.get(d_features, VisionConfig((), 0)),
         connector=ConnectorConfig(
             d_features=d_features,
-            n_layers=n_layers(scans),
+            n_layers=_n_layers(state, scans),
             swiglu=f"{scans}0.swiglu.w1.weight" in state,
             d_projector=state["connector.projector.0.weight"].shape[0],
-            **scan_sizes,
+            **_mixer_sizes(state, f"{scans}0.mvss.directions.0.", f"{scans}0.mvss."),
         ),
-        language=LanguageConfig(
-            n_layers=n_layers(layers), vocab_size=vocab_size, **sizes(f"{layers}0.scan.", f"{layers}0.")
-        ),
-        vocab_words=min(NEOX_WORDS, vocab_size),
+        language=language,
+        vocab_words=min(NEOX_WORDS, language.vocab_size),
     )

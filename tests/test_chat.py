@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 import mlmamba
 from mlmamba import UserError
 from mlmamba.chat import MAX_QUESTION, ChatTokenizer
+from mlmamba.decoding import Wish
 
 NEOX = Path(__file__).parents[2] / "shared" / "data" / "gpt-neox-20b-tokenizer.json"
 
@@ -43,8 +44,8 @@ def everything(model: mlmamba.MLMamba, picture: Image.Image, turns: list[tuple[s
 @pytest.mark.parametrize("kind", ["bsm", "csm"])
 def test_a_later_turn_on_the_carried_state_is_one_pass_over_everything(model, picture, kind, monkeypatch):
     seen: list[torch.Tensor] = []
-    sample = type(model).sample
-    monkeypatch.setattr(type(model), "sample", lambda self, *a: (seen.append(a[0].clone()), sample(self, *a))[1])
+    choose = Wish.choose
+    monkeypatch.setattr(Wish, "choose", lambda self, logits: (seen.append(logits.clone()), choose(self, logits))[1])
     conversation = model.start(picture, kind)
     said: list[tuple[str, str]] = []
     for question in ("Is there a circle?", "What colour is the circle?", "How many dogs are there?"):
@@ -88,8 +89,8 @@ def test_what_an_answer_cut_short_said_is_in_the_state(model, picture, how, monk
         pieces.close()
     assert conversation.turns == [("Is there a dog?", said)]
     seen: list[torch.Tensor] = []
-    sample = type(model).sample
-    monkeypatch.setattr(type(model), "sample", lambda self, *a: (seen.append(a[0].clone()), sample(self, *a))[1])
+    choose = Wish.choose
+    monkeypatch.setattr(Wish, "choose", lambda self, logits: (seen.append(logits.clone()), choose(self, logits))[1])
     next(conversation.ask("Is there a cat?"))
     expected = everything(model, picture, [("Is there a dog?", said), ("Is there a cat?", "")], "bsm")
     torch.testing.assert_close(seen[0], expected, atol=2e-4, rtol=1e-4)

@@ -5,7 +5,7 @@ import torch
 from transformers import Mamba2Config, Mamba2ForCausalLM
 
 from mlmamba.config import LanguageConfig
-from mlmamba.mamba2 import LanguageModel, state_bytes
+from mlmamba.mamba2 import LanguageModel
 
 CONFIG = LanguageConfig(d_model=64, n_layers=3, vocab_size=97, d_state=16, head_dim=32)
 
@@ -102,7 +102,7 @@ def test_the_state_is_float32_and_as_large_after_any_length(ours):
     for length in (1, 50, 200):
         state = half(half.embed(torch.zeros(1, length, dtype=torch.long))).state
         assert all(layer.ssm.dtype == torch.float32 for layer in state)
-        sizes.add(state_bytes(state))
+        sizes.add(LanguageModel.state_bytes(state))
     assert len(sizes) == 1
 
 

@@ -4,6 +4,7 @@ and go on learn what one process does."""
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from mlmamba.training import llava, loop
 from mlmamba.training.batches import NONE
 
 ROOT = Path(__file__).parents[1]
+PUBLISHED = Path(__file__).parent / "data" / "published-tiny"
 WORDS = "a red dog sees two small houses near the old tree and nobody knows why it rains today".split()
 
 
@@ -39,7 +41,7 @@ def folder(tmp_path_factory) -> Path:
     config = MLMambaConfig(
         name="small",
         vision=VisionConfig(("efficientnet-lite0",), 96),
-        connector=ConnectorConfig(1448, 32, kinds=("bsm",), n_layers=1, d_state=8, head_dim=16, d_projector=32),
+        connector=ConnectorConfig(1450, 32, kinds=("bsm",), n_layers=1, d_state=8, head_dim=16, d_projector=32),
         language=LanguageConfig(32, n_layers=2, vocab_size=words, d_state=8, head_dim=16),
         vocab_words=words,
     )
@@ -208,6 +210,29 @@ def test_a_new_connector_starts_at_random_beside_the_old_language_model(folder):
     old = weights.load_file(folder / "model" / weights.WEIGHTS)
     assert torch.equal(model.language_model.embedding.weight, old["language_model.embedding.weight"])
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_mamba2_without_eyes_gets_them(folder, tmp_path):
+    """The authors' language model in a file of its own, as `state-spaces` publishes one: its logits stay theirs."""
+    parts = torch.load(PUBLISHED / "latest-checkpoint.pt", weights_only=True)["model"]
+    torch.save(parts["llm_backbone"], tmp_path / weights.MAMBA2_WEIGHTS)
+    shutil.copy(folder / "model" / weights.TOKENIZER, tmp_path)
+    sizes = {"connector": {"kinds": ["csm"], "d_projector": 32, "d_state": 8}, "model": str(tmp_path)}
+    eyes = {"towers": ["efficientnet-lite0"], "image_size": 96}
+    model = llava.start_from(loop.recipe_from(llava.Recipe, config_file(folder, "blind", vision=eyes, **sizes)))
+    with np.load(PUBLISHED / "golden.npz") as arrays:
+        projected, ids, logits = (torch.from_numpy(arrays[name]) for name in ("projected", "ids", "logits"))
+    lm = model.language_model
+    torch.testing.assert_close(lm(torch.cat([projected, lm.embed(ids)], 1)).logits, logits, atol=1e-4, rtol=0)
+    assert model.grid == (3, 3) and list(model.connector.scan) == ["csm"] and model.config.vision.image_size == 96
+    assert all(p.requires_grad for p in model.parameters()) and not any(
+        p.requires_grad for p in model.towers.parameters()
+    )
+    with pytest.raises(mlmamba.UserError, match="eyes of its own"):
+        llava.start_from(loop.recipe_from(llava.Recipe, config_file(folder, "seeing", vision=eyes)))
+    (tmp_path / weights.MAMBA2_WEIGHTS).write_bytes(b"not a model")
+    with pytest.raises(mlmamba.UserError, match="not a Mamba-2"):
+        llava.start_from(loop.recipe_from(llava.Recipe, config_file(folder, "broken", vision=eyes, **sizes)))
 
 
 def test_in_bfloat16_the_losses_are_nearly_the_same(folder, alone):

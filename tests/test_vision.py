@@ -56,7 +56,7 @@ def test_lite0_features_are_its_levels(lite0: EfficientNetLite0, timm_lite0: tor
         features, classes = lite0.features_and_classes(pixels)
         assert torch.equal(features, lite0(pixels))
         assert torch.equal(classes, lite0.classify(pixels))
-    assert features.shape == (1, 9, 1448)
+    assert features.shape == (1, 9, 1450)
     assert classes.shape == (1, 9, 1000)
     first = 0
     for name, stride in (("blocks.0", 16), ("blocks.2", 4), ("blocks.4", 2), ("bn2", 1)):
@@ -66,7 +66,9 @@ def test_lite0_features_are_its_levels(lite0: EfficientNetLite0, timm_lite0: tor
         got = features[0, 1 * 3 + 2, first : first + n_channels]
         assert torch.allclose(got, expected, atol=2e-2), (name, (got - expected).abs().max())
         first += n_channels
-    assert first == features.shape[-1]
+    # then the place: x, y of patch (1, 2) of 3 x 3
+    assert features[0, 5, first:].tolist() == pytest.approx([4 / 3, 0])
+    assert features[0, 0, first:].tolist() == pytest.approx([-4 / 3, -4 / 3]) and first + 2 == features.shape[-1]
 
 
 def test_lite0_strict_weights() -> None:
@@ -92,8 +94,8 @@ def test_lite0_knows_photos() -> None:
 def test_grid_and_sizes() -> None:
     model = Vision(VisionConfig(("efficientnet-lite0",), 320), pretrained=False)
     assert model.grid == (10, 10)
-    assert model.d_features == 1448
-    assert model(pictures(1, 320)).shape == (1, 100, 1448)
+    assert model.d_features == 1450
+    assert model(pictures(1, 320)).shape == (1, 100, 1450)
 
 
 def test_frozen() -> None:

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mlmamba.chat import ChatTokenizer
-from mlmamba.training.questions import MAKERS, QA, ask
+from mlmamba.training.questions import MAKERS, QA, ask, deciding
 from mlmamba.training.scenes import GRID, Scene, Sources, compose
-from mlmamba.training.things import KINDS
+from mlmamba.training.things import COLOURS, KINDS
 from mlmamba.training.tokenizer import first_id
 
 TYPES = tuple(MAKERS)
+FORESEEN = ("is_there", "group", "count", "colour", "where", "relation")  # types that one word answers
 NONE = -100  # a target that gives no loss
 OTHER_WORDS = 0.35  # how often a patch is told by its plural or a synonym
 
@@ -24,30 +25,35 @@ OTHER_WORDS = 0.35  # how often a patch is told by its plural or a synonym
 class Branches:
     """Several short talks about each picture; b pictures, k branches each, t tokens.
 
-    ids: (b * k, t). targets: (b * k, t), the next id where it belongs to an answer, NONE elsewhere. first: (b * k, t),
-    the index in TYPES of the question at the place that predicts its answer's first word, -1 elsewhere.
-    early: (b * k, t), within a yes-or-no question the "Yes" or "No" that is to come: as soon as a word asks for a
-    thing, the look-up can be done, and telling so there teaches it sooner.
+    ids: (b * k, t). targets: (b * k, t), the next id where it belongs to an answer, NONE elsewhere.
+    telling: (b * k, t), the index in TYPES of the question at the places that predict the words which decide whether
+    its answer is right (the number, the colour, the side, the thing), -1 elsewhere.
+    early: (b * k, t), within a question that one word answers ("Yes", "three", "red", "left") that word: as soon as a
+    thing is asked for, the look-up can be done, and telling so there teaches it sooner.
     """
 
     ids: Tensor
     targets: Tensor
-    first: Tensor
+    telling: Tensor
     early: Tensor
 
 
-Row = tuple[list[int], list[int], list[int], list[int]]  # one branch: ids, targets, first, early
+Row = tuple[list[int], list[int], list[int], list[int]]  # one branch: ids, targets, telling, early
 
 
 @dataclass
 class Batch:
     """pixels: (b, 3, s, s) uint8. words: (b, n_patches), the first id of the word of what a patch shows, or NONE.
     photographic: (b,), whether patches without a word show a photo, so that the encoder's own classes can name them.
+    colours: (b, n_patches), the index in COLOURS of what a patch shows. middles: (b, n_patches), 1 where the middle of
+    a thing is, 0 elsewhere. Both are NONE where nobody knows.
     talks: one set of branches per connector, about the same pictures."""
 
     pixels: Tensor
     words: Tensor
     photographic: Tensor
+    colours: Tensor
+    middles: Tensor
     talks: list[Branches]
 
 
@@ -76,6 +82,8 @@ class Batches(Dataset[Batch]):
             torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
             torch.tensor([self.words(scene, rng) for scene in scenes]),
             torch.tensor([scene.style != "shapes" and scene.background is None for scene in scenes]),
+            torch.tensor([colours(scene) for scene in scenes]),
+            torch.tensor([middles(scene) for scene in scenes]),
             [self.talks(scenes, rng) for _ in range(self.sets)],
         )
 
@@ -102,8 +110,9 @@ class Batches(Dataset[Batch]):
         rows: list[Row] = [([], [], [], []) for _ in range(self.branches)]
         for qa in questions:
             reply = self.chat.reply(qa.answer)
+            decides = self.deciding(qa, reply)
             prompts = {first: self.chat.prompt(qa.question, first) for first in (True, False)}
-            for ids, targets, first, early in rows:
+            for ids, targets, telling, early in rows:
                 prompt = prompts[not ids]
                 if len(ids) + len(prompt) + len(reply) > self.max_tokens:
                     continue
@@ -111,8 +120,37 @@ class Batches(Dataset[Batch]):
                 # position i predicts id i + 1, so that targets are shifted by one within the turn
                 asking = len(prompt) - 1
                 targets += [NONE] * asking + reply + [NONE]
-                first += [-1] * asking + [TYPES.index(qa.type)] + [-1] * len(reply)
-                early += [reply[0] if qa.truth in ("yes", "no") else NONE] * asking + [NONE] * (len(reply) + 1)
+                telling += [-1] * asking + [TYPES.index(qa.type) if told else -1 for told in decides] + [-1]
+                foreseen = reply[decides.index(True)] if qa.type in FORESEEN else NONE
+                early += [foreseen] * asking + [NONE] * (len(reply) + 1)
                 break
         rng.shuffle(rows)
         return [row if row[0] else ([0], [NONE], [-1], [NONE]) for row in rows]
+
+    def deciding(self, qa: QA, reply: list[int]) -> list[bool]:
+        """Which ids of a reply decide whether it is right."""
+        spans = deciding(qa)
+        encoded = self.tokenizer.encode(qa.answer, add_special_tokens=False)
+        decides = [any(a < end and b > start for start, end in spans) for a, b in encoded.offsets]
+        assert encoded.ids == reply[: len(decides)]  # what follows ends the turn
+        return decides + [False] * (len(reply) - len(decides))
+
+
+def colours(scene: Scene) -> list[int]:
+    """For each patch the index in COLOURS of what it shows; NONE where there is nothing or its colour isn't known."""
+    of: dict[str, set[int]] = {}
+    for thing in scene.things:
+        of.setdefault(thing.kind, set()).add(COLOURS.index(thing.colour) if thing.colour else NONE)
+    known = {kind: min(found) for kind, found in of.items() if len(found) == 1}
+    return [NONE if kind is None else known.get(kind, NONE) for row in scene.cells for kind in row]
+
+
+def middles(scene: Scene) -> list[int]:
+    """1 for each patch that holds the middle of a thing, 0 for the others; NONE where a photo may show more things."""
+    if any(thing.source == "photo" for thing in scene.things):
+        return [NONE] * GRID * GRID
+    marked = [0] * GRID * GRID
+    for thing in scene.things:
+        x, y = thing.centre
+        marked[min(int(y * GRID), GRID - 1) * GRID + min(int(x * GRID), GRID - 1)] = 1
+    return marked

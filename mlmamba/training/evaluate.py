@@ -18,7 +18,7 @@ from mlmamba.training.questions import COUNT, IS_THERE, QA, WHAT, ask, ask_for, 
 from mlmamba.training.scenes import Scene, Sources, compose
 from mlmamba.training.things import COCO, KINDS, a
 
-N_PHOTOS = 150  # of one main thing each, from the held-out split of sources with several photos a class
+N_PHOTOS = 150  # of one main thing each: as many full-size ones, and as many of 64 x 64
 PHRASINGS = 5  # of a question that should all get the same answer
 # none of them is among the questions that training declines; a few are near to one
 OUT_OF_REACH = (
@@ -29,6 +29,13 @@ OUT_OF_REACH = (
     "When does the shop open?", "Who lives here?", "What is the stock price today?", "Give me a recipe for pancakes.",
     "Which team is winning?", "What is the password?", "Explain quantum mechanics.", "Who is the photographer?",
     "What is the price of gold?", "Which museum owns it?", "What is the plural of mouse?", "How fast can it run?",
+    "Who scored the last goal?", "What did the professor say?", "Summarize the second chapter.", "Should I invest?",
+    "Whose birthday is it?", "What will the weather be on Sunday?", "Name the author of Faust.", "Is she married?",
+    "How far is Rome from Naples?", "What is seven times eight?", "Which chord is she playing?", "Prove it.",
+    "How do vaccines work?", "Did it rain yesterday?", "What is the postcode?", "Who invented the light bulb?",
+    "Remind me tomorrow at nine.", "How was this made?", "What are her hobbies?", "Which religion is this?",
+    "Why did Rome fall?", "What does this word mean?", "How expensive was the ticket?", "Where is the exit?",
+    "Which metal melts first?",
 )  # fmt: skip
 SMALLEST = 0.06  # share of the picture that an object of a COCO photo must cover to be asked for
 Asked = tuple[Image.Image, list[tuple[str, QA]]]  # a picture, and questions with the row of the table they count for
@@ -77,12 +84,21 @@ def held_out_scenes(data: Path, n: int, seed: int) -> Iterator[Asked]:
 
 
 def held_out_photos(data: Path, seed: int) -> Iterator[Asked]:
-    """Photos of one main thing, whole, from classes of which training saw other photos."""
+    """Photos of one main thing of which training saw others: full-size ones, and ones of 64 x 64.
+
+    The small ones are shown at three times their size on grey: blown up to the whole, they are a blur.
+    """
     sources, rng = Sources(data), random.Random(f"photos {seed}")
-    shown = {photo.wnid for photos in sources.photos["train"].values() for photo in photos}
-    photos = [photo for photos in sources.photos["held-out"].values() for photo in photos if photo.wnid in shown]
-    for photo in rng.sample(photos, N_PHOTOS):
-        yield sources.open(photo, 320), [("photos: one main thing", QA("what", rng.choice(WHAT), "", photo.kind))]
+    shown = {photo.kind for photos in sources.photos["train"].values() for photo in photos}
+    photos = [photo for photos in sources.photos["held-out"].values() for photo in photos if photo.kind in shown]
+    for row, small in (("photos: one main thing", False), ("photos: one main thing, 64 x 64", True)):
+        alike = [photo for photo in photos if photo.small == small]
+        for photo in rng.sample(alike, min(N_PHOTOS, len(alike))):
+            image = sources.open(photo, 320)
+            if small:
+                image, small_one = Image.new("RGB", (320, 320), "grey"), image
+                image.paste(small_one.resize((192, 192), Image.Resampling.BICUBIC), (64, 64))
+            yield image, [(row, QA("what", rng.choice(WHAT), "", photo.kind))]
 
 
 def unanimous(model: MLMamba, connector: str, data: Path, seed: int, n: int = 60) -> Iterator[tuple[str, float, int]]:

@@ -14,19 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 import mlmamba
-from mlmamba import weights
+from mlmamba import hub, weights
 from mlmamba.chat import ChatTokenizer
-from mlmamba.config import ConnectorConfig
+from mlmamba.config import ConnectorConfig, MLMambaConfig, VisionConfig
 from mlmamba.connector import Connector
 from mlmamba.errors import UserError
 from mlmamba.images import open_image
@@ -34,6 +35,7 @@ from mlmamba.model import MLMamba
 from mlmamba.training import loop
 from mlmamba.training.batches import NONE
 from mlmamba.training.loop import Figures, mean_loss
+from mlmamba.vision import Vision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Recipe(loop.Recipe):
     """How to train on conversations; `configs/3b.yaml` says what each number is."""
 
     model: str
+    vision: dict[str, Any] | None
     connector: dict[str, Any] | None
     samples: tuple[str, ...]
     max_tokens: int
@@ -215,20 +218,53 @@ class Answers(loop.Objective):
 
 
 def start_from(recipe: Recipe) -> MLMamba:
-    """The model with its first weights, in float32 on the CPU, its connector new where the recipe says so."""
+    """The model with its first weights, in float32 on the CPU, its connector new where the recipe says so.
+
+    A Mamba-2 that has no eyes yet, such as `state-spaces/mamba2-2.7b`, gets the published towers and a new connector.
+    """
+    blind = hub.find_mamba2(recipe.model)
+    if blind is not None:
+        return with_eyes(blind, recipe)
     model = mlmamba.load(recipe.model, device="cpu", dtype="float32")
+    if recipe.vision is not None:
+        raise UserError(f'"{recipe.model}" has eyes of its own; set `vision` to null in the config.')
     if recipe.connector is not None:
-        try:
-            sizes: ConnectorConfig = replace(model.config.connector, **recipe.connector)
-        except TypeError as error:
-            raise UserError(f"`connector` in the config names a size that there is not: {error}.") from error
-        sizes = replace(sizes, kinds=tuple(sizes.kinds))
-        model.config = replace(model.config, connector=sizes)
+        model.config = replace(model.config, connector=changed(model.config.connector, recipe.connector, "connector"))
         loop.check_sizes(model.config, model.towers.d_features)
         torch.manual_seed(recipe.seed)
-        model.connector = Connector(sizes)
+        model.connector = Connector(model.config.connector)
     model.train().requires_grad_(True)
     return model
+
+
+def with_eyes(blind: Path, recipe: Recipe) -> MLMamba:
+    """A language model from `blind` behind frozen vision towers and a new connector."""
+    language, tensors = weights.read_mamba2(blind)
+    vision = Vision(changed(VisionConfig(), recipe.vision, "vision"))
+    connector = changed(ConnectorConfig(vision.d_features, language.d_model), recipe.connector, "connector")
+    words = min(weights.NEOX_WORDS, language.vocab_size)
+    config = MLMambaConfig(Path(recipe.model).name, connector, language, vision.config, vocab_words=words)
+    loop.check_sizes(config, vision.d_features)
+    tokenizer = Tokenizer.from_file(str(hub.tokenizer_file(blind)))
+    torch.manual_seed(recipe.seed)
+    model = MLMamba(config, tokenizer, vision)
+    model.language_model.load_state_dict(tensors, strict=True)
+    return model
+
+
+Sizes = TypeVar("Sizes", VisionConfig, ConnectorConfig)
+
+
+def changed(sizes: Sizes, told: dict[str, Any] | None, section: str) -> Sizes:
+    """Sizes with those of a section of the config in place of their own."""
+    # YAML has no tuples
+    new: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in (told or {}).items()
+    }
+    try:
+        return replace(sizes, **new)
+    except TypeError as error:
+        raise UserError(f"`{section}` in the config names a size that there is not: {error}.") from error
 
 
 def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> None:

@@ -30,7 +30,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from mlmamba import backend, weights
-from mlmamba.config import MLMambaConfig
+from mlmamba.config import LanguageConfig, MLMambaConfig
 from mlmamba.connector import DIRECTIONS
 from mlmamba.errors import UserError
 from mlmamba.mamba2 import Mamba2Layer
@@ -54,6 +54,7 @@ class Recipe:
     steps: int
     batch: int
     micro_batch: int
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float
     betas: tuple[float, float]
     weight_decay: float
@@ -117,6 +118,12 @@ def values(name: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} can't be read as YAML ({' '.join(str(error).split())}); mend it.") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no keys; write it in the form of {CONFIGS.name}/tiny.yaml.")
+    if "like" in found:
+        base = values(found.pop("like"))
+        sections = [told["model"] for told in (base, found) if isinstance(told.get("model"), dict)]
+        found = base | found
+        if len(sections) == 2:
+            found["model"] = sections[0] | sections[1]
     return found
 
 
@@ -149,11 +156,15 @@ def check_sizes(config: MLMambaConfig, d_features: int) -> None:
     known = (*DIRECTIONS, "mlp")
     if not connector.kinds or not set(connector.kinds) <= set(known):
         raise UserError(f'"kinds" of the connector may hold {", ".join(known)}; it is {list(connector.kinds)}.')
+    inner = []
+    if isinstance(language, LanguageConfig):
+        whole_heads = language.n_heads * language.head_dim
+        inner = [("expand * d_model of the language model", language.d_inner, whole_heads)]
     for name, found, wanted in (
         ("d_features of the connector", connector.d_features, d_features),
         ("d_model of the connector", connector.d_model, language.d_model),
         ("expand * d_model of the connector", connector.d_inner, connector.n_heads * connector.head_dim),
-        ("expand * d_model of the language model", language.d_inner, language.n_heads * language.head_dim),
+        *inner,
     ):
         if found != wanted:
             raise UserError(f"The {name} is {found}, but {wanted} would fit; mend the sizes in the config.")
@@ -210,18 +221,11 @@ def train(objective: Objective, batches: Dataset[Any], recipe: Recipe, out: Path
             "choose a micro_batch that divides it."
         )
     kinds = objective.model.config.connector.kinds
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in objective.parameters() if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in objective.parameters() if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        betas=recipe.betas,
-    )
+    optimisers = optimisers_for(objective, recipe)
     if recipe.recompute:
         apply_activation_checkpointing(objective, check_fn=lambda module: isinstance(module, Mamba2Layer))
     see, weight = objective.see, objective.weight  # not a part of what is sharded
-    module, optimiser = accelerator.prepare(objective, optimiser)
+    module, *optimisers = accelerator.prepare(objective, *optimisers)
     start = resume(accelerator, out, recipe)
     per_step = accumulated * world
     micro_batches = iter(
@@ -242,7 +246,7 @@ def train(objective: Objective, batches: Dataset[Any], recipe: Recipe, out: Path
             # the loss is a mean over the whole batch, however its words are spread over micro-batches and processes
             shares = [weight(micro) for micro in seen]
             whole = max(1.0, accelerator.reduce(torch.tensor(sum(shares), device=accelerator.device)).item())
-            for group in optimiser.param_groups:
+            for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = recipe.rate(step)
             told: list[Figures] = []
             norms = []
@@ -258,8 +262,9 @@ def train(objective: Objective, batches: Dataset[Any], recipe: Recipe, out: Path
                     raise UserError(
                         f"The gradient of step {step} is not finite; begin anew with a lower learning_rate."
                     )
-                optimiser.step()
-                optimiser.zero_grad()
+                for optimiser in optimisers:
+                    optimiser.step()
+                    optimiser.zero_grad()
             row = {"step": step, "rate": float(f"{recipe.rate(step):.6g}"), "norm": round(max(norms), 3)}
             row |= summed(gather_object(told)) | {"seconds": round(time.perf_counter() - begun, 3)}
             log.write(row)
@@ -268,12 +273,36 @@ def train(objective: Objective, batches: Dataset[Any], recipe: Recipe, out: Path
                 save(accelerator, out, recipe, step + 1)
     state = accelerator.get_state_dict(module)
     if main:
-        weights.save(
-            objective.model.config, {name.removeprefix("model."): tensor for name, tensor in state.items()}, out
-        )
+        own = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+        weights.save(objective.model.config, own, out)
         for name, entries in met_on_the_way(out).items():
             print(f"{name}: {len(entries)} ({', '.join(entries[:5])}{', …' if len(entries) > 5 else ''}); all in {LOG}")
     accelerator.end_training()
+
+
+def optimisers_for(objective: Objective, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights; or Muon for the matrices of linear layers and AdamW for the others."""
+    matrices = {id(m.weight) for m in objective.model.modules() if isinstance(m, nn.Linear)}
+    turned: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for weight in objective.parameters():
+        by_muon = recipe.optimiser == "muon" and id(weight) in matrices
+        (turned if by_muon else decayed if weight.ndim >= 2 else others).append(weight)
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=recipe.learning_rate,
+            betas=recipe.betas,
+        )
+    ]
+    if turned:
+        # its steps are as long as AdamW's, so that one learning rate serves both
+        muon = torch.optim.Muon(
+            turned, recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        optimisers.append(muon)
+    return optimisers
 
 
 def summed(told: list[Figures]) -> dict[str, Any]:

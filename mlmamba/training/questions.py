@@ -14,11 +14,11 @@ from mlmamba.training.things import COLOURS, CORE, GROUPS, KINDS, NARROWER, NUMB
 
 WEIGHTS = {
     # rare in the outcome where the scene often gives no such question
-    "is_there": 36, "list": 11, "what": 14, "main": 6, "count": 15, "colour": 11, "relation": 16, "where": 7,
-    "describe": 4, "decline": 2, "about": 1, "group": 1,
+    "is_there": 29, "list": 9, "what": 14, "main": 5, "count": 22, "colour": 16, "relation": 26, "where": 12,
+    "describe": 4, "decline": 3, "about": 1, "group": 1,
 }  # fmt: skip
 PHOTO_WEIGHTS = {
-    "is_there": 54, "list": 12, "what": 18, "main": 6, "describe": 5, "decline": 2, "about": 1, "group": 2,
+    "is_there": 46, "list": 12, "what": 26, "main": 6, "describe": 5, "decline": 2, "about": 1, "group": 2,
 }  # fmt: skip
 
 IS_THERE = (
@@ -150,6 +150,73 @@ DECLINE_THING = (
     "What is the name of the {n}?", "How old is the {n}?", "Who made the {n}?", "How much is the {n}?",
     "Why is the {n} there?", "Where did you buy the {n}?", "Who owns the {n}?", "What does the {n} weigh?",
 )  # fmt: skip
+# asked with each of their ends in turn, so that declining is learnt from the way of asking, not from single questions
+DECLINE_WORLD = {
+    "Who": (
+        "invented the telephone", "discovered America", "built the pyramids", "sang this song", "composed this",
+        "is your father", "made you", "owns this house", "is the king of Spain", "wrote this book", "designed it",
+        "was the first man on the moon", "drew this", "is the mayor", "killed Caesar", "plays the piano here",
+        "is your best friend", "bought this", "was Napoleon", "is on the phone", "sent this picture",
+    ),
+    "What is the": (
+        "capital of Spain", "capital of Italy", "largest planet", "population of China", "date today",
+        "name of the street", "weather in Paris", "symbol of iron", "height of Mount Everest",
+        "distance to the sun", "name of your sister", "best film of all time", "square of twelve",
+        "opposite of hot", "past tense of go", "currency of Japan", "age of the universe",
+        "title of this painting", "time in London", "number of the bus", "news today",
+        "smallest country in the world", "recipe for this", "name of this dish in French", "law of gravity",
+    ),
+    "How": (
+        "do planes fly", "does a computer work", "do I get to the station", "many days are in a year",
+        "deep is the sea", "old is the earth", "do you feel today", "does it taste", "long does it take",
+        "many stars are in the sky", "do I fix my bicycle", "much money do you have", "is the weather",
+        "do you spell it", "was your day", "long did it take to paint this", "many people speak English",
+        "do birds find their way", "hot is the sun",
+    ),
+    "Why": (
+        "is the sky blue", "do cats purr", "is she sad", "did they leave", "do we sleep", "is the sea salty",
+        "is he here", "was this taken", "do you think so", "do leaves fall", "are they smiling",
+        "did the dinosaurs die",
+    ),
+    "When": (
+        "did the war end", "was it built", "does the train leave", "is your birthday", "will it rain",
+        "did he arrive", "was the wheel invented", "is the next flight", "did you wake up", "is Christmas",
+        "was this bought",
+    ),
+    "Where": (
+        "do you live", "is Berlin", "did he go", "was she born", "can I buy this", "do elephants live",
+        "is my phone", "did Columbus land", "is the next restaurant", "does this road lead", "were you made",
+        "does it come from",
+    ),
+    "Which": (
+        "year was it", "country is this", "language is written there", "king ruled France", "river is the longest",
+        "planet is closest to the sun", "team do you like", "street is it in", "company makes it", "month is it",
+        "artist made it", "school do they go to", "film is this from", "metal is the heaviest",
+    ),
+    "Tell me": (
+        "a story", "something about history", "a secret", "your opinion", "the news", "about Shakespeare",
+        "what he said", "the way home", "how to cook rice", "the score of the game", "about your family",
+        "the rules",
+    ),
+    "Give me": (
+        "some advice", "a poem about spring", "the answer to everything", "a word that rhymes with house",
+        "your number", "ten ideas for dinner", "a list of countries", "the address", "a summary of the book",
+        "directions",
+    ),
+    "Can you": (
+        "sing", "speak German", "drive a car", "solve a riddle", "write a letter", "call my mother",
+        "count to a hundred", "play chess", "feel pain", "translate this", "read minds", "order a pizza for me",
+        "hear the music",
+    ),
+    "Explain": (
+        "gravity", "how engines work", "the rules of football", "democracy", "this joke", "why it rains",
+        "electricity", "the stock market", "relativity", "the theory of evolution", "what he means",
+    ),
+    "Do you": (
+        "believe in God", "love me", "remember yesterday", "sleep", "know Einstein", "like music", "have a family",
+        "want to play", "think it is expensive", "dream", "agree", "drink coffee",
+    ),
+}  # fmt: skip
 DECLINED = (
     "Sorry, I cannot tell. I can only talk about things, numbers, colours and places in the picture.",
     "Sorry, I do not know. I only see which things are in the picture, how many, in which colour and where.",
@@ -498,7 +565,11 @@ def group_of(kind: str) -> str:
 
 def decline(view: View, rng: random.Random) -> QA:
     question = rng.choice(DECLINE)
-    if rng.random() < 0.3 and view.shown:
+    if rng.random() < 0.6:
+        start = rng.choice(list(DECLINE_WORLD))
+        question = f"{start} {rng.choice(DECLINE_WORLD[start])}"
+        question += "." if start in ("Tell me", "Give me", "Explain") else "?"
+    elif rng.random() < 0.4 and view.shown:
         kind = rng.choice(view.shown).kind
         question = rng.choice(DECLINE_THING).format(n=kind)
     # one kind of question, one answer: else a small model learns to mix them
@@ -547,6 +618,28 @@ def ask(scene: Scene, rng: random.Random, n: int) -> list[QA]:
         seen.add(qa.question)
         out.append(replace(qa, question=scribble(qa.question, rng)))
     return out
+
+
+_SAYS = {
+    "count": rf"\b({'|'.join(NUMBERS)}|many)\b",
+    "colour": rf"\b({'|'.join(COLOURS)})(?=\.$)",
+    "relation": "left(?= of)|right(?= of)|above|below",
+    "where": r"(top|bottom|left|right|middle|top left|top right|bottom left|bottom right)(?=\.$)",
+}
+
+
+def deciding(qa: QA) -> list[tuple[int, int]]:
+    """Where in its answer the words stand, as (start, end), that decide whether it is right."""
+    if qa.type in ("decline", "about") or qa.truth in ("yes", "no"):
+        first = re.match(r"\w+", qa.answer)
+        # of a yes or no about a colour or a side, the one that it is stands further on
+        found = [first, qa.type in ("colour", "relation") and re.search(_SAYS[qa.type], qa.answer)]
+    elif qa.type in _SAYS and qa.truth not in KINDS:
+        found = [re.search(_SAYS[qa.type], qa.answer)]
+    else:
+        things = [KINDS[kind] for kind in qa.truth.split("|")]
+        found = [re.search(rf"\b({thing.plural}|{thing.name})\b", qa.answer, re.IGNORECASE) for thing in things]
+    return [match.span() for match in found if match]
 
 
 _DIGITS = {str(i): w for i, w in enumerate(NUMBERS)} | {"zero": "no", "none": "no", "a": "one", "an": "one"}

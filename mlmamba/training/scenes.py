@@ -31,7 +31,7 @@ Box = tuple[float, float, float, float]
 
 GRID = 10  # cells per side of `Scene.cells`
 CELL_SHARE = 0.45  # a kind owns a cell when it covers this much of it
-N_HELD_OUT_SINGLES = 100
+N_HELD_OUT_SINGLES = 150  # full-size photos that training never shows
 EMOJI_SIZE = 109  # the one size that the font's bitmaps have
 
 # What a photo may show beside its own thing, by the group of that, so that nobody asks for it there.
@@ -557,8 +557,8 @@ def drawing_scene(sources: Sources, rng: random.Random, split: Split, size: int)
 
 def photo_scene(sources: Sources, rng: random.Random, split: Split, size: int) -> tuple[Image.Image, Scene]:
     photo = photo_of(sources, rng, split, 0.3)
-    if photo.small and rng.random() < 0.5:  # less blown up
-        side = round(size * rng.uniform(0.45, 0.8))
+    if photo.small:  # blown up further, the encoder would hardly know it
+        side = round(size * rng.uniform(0.4, 0.75))
         ground, name = background(rng, size)
         x, y = rng.randint(0, size - side), rng.randint(0, size - side)
     else:

@@ -1,9 +1,12 @@
 """Train the tiny model: first that a patch tells its word, then also that answers come true.
 
 The losses. `align`: cross entropy on the word of what a patch shows, read from the projector's output through the
-tied embedding; without it, names don't bind to patches. `answer`: the same on the words of answers, with `first` on
-their first word once more. `early`: within a yes-or-no question, on the answer that is to come. The first
-`align_steps` have `align` alone and are cheap.
+tied embedding; without it, names don't bind to patches. `patch_colour`, `patch_row` and `patch_column`: on the words of
+its colour and of where it is, read in the same way among the words of their kind. `middle`: on whether the middle of a
+thing is there, by a head that only training has; numbers are told from it. `awake`: on heads of the scan that close.
+`answer`: cross entropy on the words of answers, with `telling` once more on those that decide whether the answer is
+right. `early`: within a question, on the one word that answers it. The first `align_steps` have the losses of patches
+alone and are cheap.
 Connectors take turns on the same pictures; the vision tower stays frozen.
 """
 
@@ -20,16 +23,19 @@ from torch import Tensor, nn
 
 from mlmamba import weights
 from mlmamba.config import MLMambaConfig
-from mlmamba.mamba2 import LayerState, Mamba2Layer, SelectiveScan, State
+from mlmamba.mamba2 import LanguageModel, Mamba2Layer
 from mlmamba.model import MLMamba
+from mlmamba.ssd import Scan
 from mlmamba.training import loop
 from mlmamba.training.batches import NONE, TYPES, Batch, Batches, Branches
 from mlmamba.training.loop import Figures, mean_loss
 from mlmamba.training.scenes import Sources
-from mlmamba.training.things import OF_WNID
-from mlmamba.training.tokenizer import corpus, first_ids
+from mlmamba.training.things import COLOURS, OF_WNID
+from mlmamba.training.tokenizer import corpus, first_id, first_ids
 from mlmamba.training.tokenizer import train as train_tokenizer
 from mlmamba.vision import EfficientNetLite0, Vision
+
+LEAST_DELTA = 0.01  # below this mean, a connector's head is falling asleep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +49,17 @@ class Recipe(loop.Recipe):
     warmup: int
     decay: float
     align: float
-    first: float
+    tell: float
+    telling: float
     early: float
+    awake: float
     sure: float
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step: a short rise, a plain, a fall to zero."""
-        rise, fall = (step + 1) / max(1, self.warmup), (self.steps - step) / max(1, self.steps * self.decay)
-        return self.learning_rate * max(0.0, min(1.0, rise, fall))
+        """Learning rate at a step: a short rise, a plain, a fall to zero that is steep at first (1 - sqrt)."""
+        rise = (step + 1) / max(1, self.warmup)
+        fallen = max(0.0, 1 - (self.steps - step) / max(1, self.steps * self.decay))  # part of the fall's steps
+        return self.learning_rate * min(1.0, rise, 1 - math.sqrt(fallen))
 
 
 def initialise(model: MLMamba) -> None:
@@ -60,7 +69,8 @@ def initialise(model: MLMamba) -> None:
     was read is what was asked for when z starts as x. Some heads must remember all the patches until the question
     has come, so A starts slower than Mamba-2's default.
     """
-    nn.init.normal_(model.language_model.embedding.weight, std=model.config.language.d_model**-0.5)
+    config = model.config
+    nn.init.normal_(model.language_model.embedding.weight, std=config.language.d_model**-0.5)
     # patches find their words about twice as fast when signals keep their size through the connector
     connector = model.connector
     for linear in [m for part in (connector.mlp, connector.projector) for m in part if isinstance(m, nn.Linear)]:
@@ -69,12 +79,17 @@ def initialise(model: MLMamba) -> None:
     for name, weight in connector.named_parameters():
         if name.endswith(("out_proj.weight", "w3.weight")):
             weight.data *= 0.5
-    scans = [m for m in model.modules() if isinstance(m, SelectiveScan)]
-    for scan in scans:
-        nn.init.uniform_(scan.A_log, math.log(0.1), math.log(4.0))
-    n, d = model.config.language.d_state, model.config.language.d_inner
-    for layer in model.language_model.layers:
+        elif name.endswith("mvss.in_proj.weight"):
+            # without a norm before the scan, Δ would soon be closed for good: it starts nearly as its bias says
+            heads = config.connector.n_heads
+            weight.data[-heads:] *= 0.1
+    reader = model.language_model
+    if not isinstance(reader, LanguageModel):
+        return  # a Transformer's own start is as good as any
+    n, d = reader.config.d_state, reader.config.d_inner
+    for layer in reader.layers:
         assert isinstance(layer, Mamba2Layer)
+        nn.init.uniform_(layer.scan.A_log, math.log(0.1), math.log(4.0))
         with torch.no_grad():
             layer.in_proj.weight[:d] = layer.in_proj.weight[d : 2 * d]
             layer.in_proj.weight[2 * d + n : 2 * d + 2 * n] = layer.in_proj.weight[2 * d : 2 * d + n]
@@ -101,11 +116,6 @@ class Teacher:
         return torch.where(named, self.word_ids.to(words.device)[word], words)
 
 
-def branch(state: State, k: int) -> State:
-    """The state after each picture, k times: (b, …) → (b * k, …)."""
-    return tuple(LayerState(s.conv.repeat_interleave(k, 0), s.ssm.repeat_interleave(k, 0)) for s in state)
-
-
 def align_loss(model: MLMamba, features: Tensor, words: Tensor) -> tuple[Tensor, Figures]:
     """Loss on the words of patches, from features (b, n_patches, d_model) and words (b, n_patches)."""
     shown = words != NONE
@@ -114,41 +124,85 @@ def align_loss(model: MLMamba, features: Tensor, words: Tensor) -> tuple[Tensor,
     return mean_loss(logits, words[shown]), {"patch_right": (int(right), int(shown.sum()))}
 
 
+@dataclass(frozen=True)
+class Words:
+    """Ids of the words that patches tell besides their names: colours (11,), rows and columns (2,) each."""
+
+    colours: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Words":
+        groups = COLOURS, ("top", "bottom"), ("left", "right")
+        return cls(*(torch.tensor([first_id(tokenizer, word) for word in words]) for words in groups))
+
+
+def word_loss(model: MLMamba, features: Tensor, words: Tensor, targets: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Loss on one of a few words a patch, from features (b, n_patches, d_model) and targets (b, n_patches), places in
+    `words`; and how many are told right. What a patch tells so a reader can copy into an answer."""
+    known = targets != NONE
+    logits = F.linear(features[known], model.language_model.embedding.weight[words.to(features.device)]).float()
+    right = (logits.argmax(-1) == targets[known]).sum()
+    return mean_loss(logits, targets[known]), (int(right), int(known.sum()))
+
+
+def side(place: Tensor) -> Tensor:
+    """From -2…2 to the side: 0 (left, top), 1 (right, bottom), NONE near the middle."""
+    return torch.where(place.abs() > 0.5, (place > 0).long(), NONE)
+
+
+def asleep(scans: tuple[tuple[Scan, ...], ...]) -> Tensor:
+    """How far the heads of a connector's scans have closed: the mean of max(0, ln LEAST - mean ln Δ)².
+
+    With no norm before the scan, training would close Δ while mixing still disturbs the names of patches, and a
+    closed head learns no more.
+    """
+    heads = [scan.dt.clamp_min(1e-30).log().mean((0, 1)) for layer in scans for scan in layer]  # (heads,) each
+    if not heads:
+        return torch.zeros(())
+    return (math.log(LEAST_DELTA) - torch.cat(heads)).clamp_min(0).square().mean()
+
+
 def answer_losses(model: MLMamba, features: Tensor, talk: Branches) -> tuple[dict[str, Tensor], Figures]:
-    """Losses on answers, their first words, and answers foreseen; per type, how many first words are right."""
+    """Losses on answers, the words that decide them, and answers foreseen; per type, how many of those are right."""
     lm = model.language_model
     state = lm(features, last_only=True).state
     k = talk.ids.shape[0] // features.shape[0]
-    hidden = lm(lm.embed(talk.ids), branch(state, k), last_only=True).hidden
+    hidden = lm(lm.embed(talk.ids), lm.repeat(state, k), last_only=True).hidden
     asked, foreseen = talk.targets != NONE, talk.early != NONE
-    logits, targets, first = lm.head(hidden[asked]), talk.targets[asked], talk.first[asked]
+    logits, targets, telling = lm.head(hidden[asked]), talk.targets[asked], talk.telling[asked]
     losses = {
         "answer": mean_loss(logits, targets),
-        "first": mean_loss(logits[first >= 0], targets[first >= 0]),
+        "telling": mean_loss(logits[telling >= 0], targets[telling >= 0]),
         "early": mean_loss(lm.head(hidden[foreseen]), talk.early[foreseen]),
     }
     right = logits.argmax(-1) == targets
     figures: Figures = {
-        f"{name}_right": (int(right[first == i].sum()), int((first == i).sum())) for i, name in enumerate(TYPES)
+        f"{name}_right": (int(right[telling == i].sum()), int((telling == i).sum())) for i, name in enumerate(TYPES)
     }
     return losses, figures
 
 
 @dataclass
 class Seen:
-    """A batch as the connectors meet it: patches (b, n_patches, d_features), words (b, n_patches), talks by kind."""
+    """A batch as the connectors meet it: patches (b, n_patches, d_features), words, colours and middles
+    (b, n_patches), talks by kind of connector."""
 
     patches: Tensor
     words: Tensor
+    colours: Tensor
+    middles: Tensor
     talks: dict[str, Branches]
 
 
 class Scenes(loop.Objective):
     """The losses of one batch of scenes."""
 
-    def __init__(self, model: MLMamba, teacher: Teacher, recipe: Recipe, device: torch.device):
+    def __init__(self, model: MLMamba, teacher: Teacher, words: Words, recipe: Recipe, device: torch.device):
         super().__init__(model)
-        self.teacher, self.recipe, self.device = teacher, recipe, device
+        self.middle = nn.Linear(model.config.language.d_model, 1)
+        self.teacher, self.words, self.recipe, self.device = teacher, words, recipe, device
 
     def see(self, batch: Batch) -> Seen:
         tower = self.model.towers.towers[0]
@@ -158,24 +212,43 @@ class Scenes(loop.Objective):
         patches, classes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         words = self.teacher.name(classes.float(), batch.words.to(self.device), batch.photographic.to(self.device))
         talks = [
-            Branches(*(t.to(self.device) for t in (talk.ids, talk.targets, talk.first, talk.early)))
+            Branches(*(t.to(self.device) for t in (talk.ids, talk.targets, talk.telling, talk.early)))
             for talk in batch.talks
         ]
-        return Seen(patches, words, dict(zip(self.model.config.connector.kinds, talks, strict=True)))
+        return Seen(
+            patches, words, batch.colours.to(self.device), batch.middles.to(self.device),
+            dict(zip(self.model.config.connector.kinds, talks, strict=True)),
+        )  # fmt: skip
+
+    def middle_loss(self, features: Tensor, middles: Tensor) -> Tensor:
+        """Loss on whether the middle of a thing is at a patch, for each middle that there is."""
+        clear = middles != NONE
+        there = middles[clear].float()
+        told = self.middle(features[clear])[:, 0].float()
+        return F.binary_cross_entropy_with_logits(told, there, reduction="sum") / max(1.0, float(there.sum()))
 
     def forward(self, seen: Seen, kind: str, step: int) -> tuple[Tensor, Figures]:
-        features = self.model.connector(seen.patches, self.model.grid, kind).features
+        output = self.model.connector(seen.patches, self.model.grid, kind)
+        features = output.features
+        recipe = self.recipe
         loss, figures = align_loss(self.model, features, seen.words)
-        told = {"align": loss}
-        if step >= self.recipe.align_steps:
+        told, x, y = {"align": loss}, *seen.patches[..., -2:].float().unbind(-1)  # places, as the tower told them
+        loss = recipe.align * loss
+        for name, words, targets in (
+            ("patch_colour", self.words.colours, seen.colours),
+            ("patch_row", self.words.rows, side(y)),
+            ("patch_column", self.words.columns, side(x)),
+        ):
+            told[name], figures[f"{name}_right"] = word_loss(self.model, features, words, targets)
+            loss = loss + recipe.tell * told[name]
+        told["middle"] = self.middle_loss(features, seen.middles)
+        loss = loss + recipe.tell * told["middle"]
+        told["awake"] = asleep(output.scans)
+        loss = loss + recipe.awake * told["awake"]
+        if step >= recipe.align_steps:
             answers, answer_figures = answer_losses(self.model, features, seen.talks[kind])
             told |= answers
-            loss = (
-                self.recipe.align * loss
-                + told["answer"]
-                + self.recipe.first * told["first"]
-                + self.recipe.early * told["early"]
-            )
+            loss = loss + told["answer"] + recipe.telling * told["telling"] + recipe.early * told["early"]
             figures |= answer_figures
         return loss, figures | {name: (value.item(), 1) for name, value in told.items()}
 
@@ -197,7 +270,7 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
         Sources(data), tokenizer, size=recipe.micro_batch, branches=recipe.branches, max_tokens=recipe.max_tokens,
         sets=len(config.connector.kinds), image_size=config.vision.image_size, seed=recipe.seed,
     )  # fmt: skip
-    scenes = Scenes(model, Teacher(tokenizer, recipe.sure), recipe, accelerator.device)
+    scenes = Scenes(model, Teacher(tokenizer, recipe.sure), Words.of(tokenizer), recipe, accelerator.device)
     loop.train(scenes, batches, recipe, out, accelerator)
 
 

@@ -1,0 +1,175 @@
+"""`python -m mlmamba bench`: the figures of the race's page as tables, and as the JSON that the page shows."""
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import mlmamba
+from mlmamba.bench import machine, peers, race, scaling
+from mlmamba.bench.runners import OurRunner
+from mlmamba.errors import UserError
+
+PICTURE = Path(__file__).resolve().parents[2] / "examples" / "meadow.jpg"
+
+
+def add_command(commands: Any) -> None:
+    """`bench`, with its options."""
+    bench = commands.add_parser("bench", help="race against a Transformer; time and memory as contexts grow")
+    bench.add_argument("--model", default="tiny", help='"tiny", "3b", a folder or a Hub id (default: tiny)')
+    bench.add_argument("--connector", help='"bsm" or "csm" (default: the first that the model has)')
+    bench.add_argument(
+        "--rival", help='"twin", "shape" (random weights, for speed alone), or a Hub id (default: the first there is)'
+    )
+    bench.add_argument("--image", type=Path, default=PICTURE)
+    bench.add_argument("--question", default="What can you see?")
+    bench.add_argument("--tokens", type=int, default=64, help="tokens that each side says (default: 64)")
+    bench.add_argument("--context", type=int, nargs="*", help="more races, with prompts filled to so many tokens")
+    bench.add_argument("--contexts", type=int, nargs="*", help="contexts of the scaling (default: doubling from 256)")
+    bench.add_argument("--batches", type=int, nargs="*", help="users at once of the scaling (default: 1 2 4 8 16)")
+    bench.add_argument("--repeats", type=int, default=5)
+    bench.add_argument("--threads", type=int, help="CPU threads of both sides (default: PyTorch's)")
+    bench.add_argument("--device", default="auto")
+    bench.add_argument("--dtype", default="auto")
+    bench.add_argument(
+        "--peers", action="store_true", help="only: transformers' Mamba-2 with the same weights, on the CPU"
+    )
+    bench.add_argument("--json", type=Path, help="write what was measured here")
+    bench.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for name in ("tokens", "repeats"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}; it must be 1 or more.")
+    if options.peers:
+        told = peers.compare(options.model, options.repeats)
+        print(peers_table(told))
+        write(options.json, {"peers": told}, mlmamba.backend.choose("cpu", "float32"))
+        return
+    model = mlmamba.load(options.model, device=options.device, dtype=options.dtype)
+    runners = race.pair(model, options.rival, options.connector)
+    races = []
+    for context in (None, *(options.context or ())):
+        messages = race.run(
+            runners, options.image, options.question,
+            tokens=options.tokens, context=context, repeats=options.repeats,
+        )  # fmt: skip
+        found = last(messages, "race")["race"]
+        print(race_table(found))
+        races.append(found)
+    measured: dict[str, Any] = {"race": races[0] | {"picture": Path(options.image).stem}, "races": races}
+    ours = [runner for runner in runners if isinstance(runner, OurRunner)]
+    if len(ours) == 2:
+        messages = scaling.run(
+            ours,
+            contexts=scaling.CONTEXTS if options.contexts is None else options.contexts,
+            batches=scaling.BATCHES if options.batches is None else options.batches,
+        )
+        measured["scaling"] = last(messages, "scaling")["scaling"]
+        print(scaling_table(measured["scaling"]))
+    print(json.dumps(machine.describe(model.backend) | machine.versions()))
+    write(options.json, measured, model.backend)
+
+
+def last(messages: Iterable[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The result, with a progress bar on the way to it."""
+    with tqdm(desc=name, leave=False) as bar:
+        for message in messages:
+            if message["type"] == "progress":
+                bar.total, bar.n = message["of"], message["done"]
+                bar.set_postfix_str(message["what"])
+    return message
+
+
+def write(path: Path | None, measured: dict[str, Any], backend: mlmamba.backend.Backend) -> None:
+    """A recorded run, with its machine, for the page."""
+    if path is None:
+        return
+    import shlex
+    import sys
+
+    told = {
+        "machine": machine.describe(backend),
+        "versions": machine.versions(),
+        "made": date.today().isoformat(),
+        "command": shlex.join(["python", "-m", "mlmamba", *sys.argv[1:]]),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told | measured, indent=1) + "\n", encoding="utf-8")
+
+
+def race_table(told: dict[str, Any]) -> str:
+    """A race in Markdown, with the verdict."""
+    one, other = told["runners"]
+    rows = []
+    for key, name, scale, unit in (
+        ("vision_s", "vision and connector", 1e3, "ms"), ("prefill_s", "prefill", 1e3, "ms"),
+        ("first_token_s", "time to first token", 1e3, "ms"), ("decode_s", "decode, per token", 1e3, "ms"),
+        ("tokens_per_s", "tokens a second", 1, ""),
+    ):  # fmt: skip
+        both = [side[key] for side in (one, other)]
+        if None not in both:
+            ratio = f"{both[1]['median'] / both[0]['median']:.2f}"
+            rows.append([name, *(spread(values, scale, unit) for values in both), ratio])
+    memory = [side["memory"][-1] for side in (one, other)]
+    rows.append(["carried after the last token", *map(race.amount, memory), f"{memory[1] / memory[0]:.2f}"])
+    head = f"{told['context']:,} tokens of context, {told['tokens']} said", one["name"], other["name"], "ratio"
+    sentences = "\n".join(f"- {sentence}" for sentence in told["verdict"])
+    return f"\n{table(head, rows)}\n\n{sentences}\n"
+
+
+def scaling_table(told: dict[str, Any]) -> str:
+    """Growth in Markdown, with where the curves cross."""
+    one, other = told["runners"]
+    parts = []
+    for key, of, columns in (("contexts", "tokens", ("prefill_s", "decode_s")), ("batches", "batch", ("decode_s",))):
+        theirs = {point[of]: point for point in other[key]}
+        rows = []
+        for point in one[key]:
+            pairs = [(point, theirs.get(point[of]))]
+            cells = [f"{point[of]:,}"]
+            for what in columns:
+                cells += [spread(p[what], 1e3, "ms") if p else "" for p in pairs[0]]
+            rows.append([*cells, *(race.amount(p["memory"]) if p else "" for p in pairs[0])])
+        names = {"prefill_s": "prefill", "decode_s": "a token"}
+        head = [of, *(f"{names[w]}, {side['name']}" for w in columns for side in (one, other))]
+        parts.append(table([*head, *(f"memory, {side['name']}" for side in (one, other))], rows))
+    return "\n\n".join([*parts, "\n".join(f"- {found['says']}" for found in told["crossings"])]) + "\n"
+
+
+def peers_table(told: dict[str, dict[str, Any]]) -> str:
+    """Both in Markdown, with ratios."""
+    one, other = told[peers.OURS], told[peers.THEIRS]
+    rows = [[f"prefill of {one['prefill_tokens']:,} tokens", one["prefill_s"], other["prefill_s"]]]
+    rows += [[f"a token, after {int(n):,}", one["decode_s"][n], other["decode_s"][n]] for n in one["decode_s"]]
+    cells = [
+        [what, spread(a, 1e3, "ms"), spread(b, 1e3, "ms"), f"{b['median'] / a['median']:.2f}"] for what, a, b in rows
+    ]
+    near, far = (one["decode_s"][str(n)]["median"] for n in peers.CONTEXTS)
+    long, short = peers.CONTEXTS[1], peers.CONTEXTS[0]
+    growth = f"- A token after {long:,} took {far / near:.2f} times as long as one after {short}."
+    return f"\n{table(['same weights, float32', peers.OURS, peers.THEIRS, 'ratio'], cells)}\n\n{growth}\n"
+
+
+def spread(values: dict[str, float], scale: float, unit: str) -> str:
+    """Median and range: "4.21 ms (4.02 to 5.11)"."""
+    least, middle, most = (values[key] * scale for key in ("min", "median", "max"))
+    return f"{digits(middle)} {unit}".strip() + f" ({digits(least)} to {digits(most)})"
+
+
+def digits(number: float) -> str:
+    """Three of them, or all before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

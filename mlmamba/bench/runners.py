@@ -1,0 +1,108 @@
+"""Who takes part: ML-Mamba, a Transformer of the same build, or any image-text-to-text model of `transformers`.
+
+A runner's methods do one thing each, so that each can be timed: `see` a picture, `read` a prompt after it and choose
+the first token, `step` from one token to the next. All choose the likeliest token.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import mlmamba
+from mlmamba.backend import synchronize
+from mlmamba.errors import UserError
+from mlmamba.model import MLMamba
+
+FILLER = ("Is there a dog?", "Yes, there is a dog.")  # said again and again, it fills a context
+
+
+class Runner(Protocol):
+    """One side of the race."""
+
+    name: str
+    kind: str  # "mamba" or "transformer"
+    parameters: int  # that are trained, of what takes part
+    kernels: str
+    trained: bool  # what random weights say is not shown
+    sees_apart: bool  # whether seeing can be timed apart from reading
+    n_patches: int
+
+    def prompt(self, question: str, context: int | None) -> list[int]: ...
+
+    def see(self, image: Image.Image) -> Any: ...
+
+    def read(self, sight: Any, prompt: Sequence[int]) -> tuple[int, Any]: ...
+
+    def step(self, token: int, state: Any) -> tuple[int, Any]: ...
+
+    def memory(self, state: Any) -> int: ...
+
+    def text(self, tokens: Sequence[int]) -> list[str]: ...
+
+    def ends(self, token: int) -> bool: ...
+
+
+class OurRunner:
+    """ML-Mamba, or its twin: both are an `MLMamba`, with another reader."""
+
+    sees_apart = True
+
+    def __init__(self, model: MLMamba, name: str, connector: str | None = None, *, trained: bool = True):
+        self.model, self.name, self.trained = model, name, trained
+        self.connector = model.check_connector(connector)
+        self.kind = "mamba" if isinstance(model.language_model, mlmamba.mamba2.LanguageModel) else "transformer"
+        self.kernels = model.backend.kernels if self.kind == "mamba" else "scaled dot-product attention"
+        idle = [p for kind, scan in model.connector.scan.items() if kind != self.connector for p in scan.parameters()]
+        self.parameters = model.n_parameters - sum(p.numel() for p in idle)
+        self.n_patches = model.grid[0] * model.grid[1]
+
+    def prompt(self, question: str, context: int | None) -> list[int]:
+        """Ids of a question; with earlier turns before it, so that patches and ids are `context` tokens together."""
+        tokenizer = self.model.chat_tokenizer
+        first = tokenizer.prompt(question, first=True)
+        if context is None:
+            return first
+        asked = tokenizer.prompt(question, first=False)
+        room = context - self.n_patches - len(asked)
+        if room < 0:
+            least = self.n_patches + len(first)
+            raise UserError(f"Picture and question are {least} tokens; choose a context of at least {least + 1}.")
+        turn = tokenizer.prompt(FILLER[0], first=False) + tokenizer.reply(FILLER[1])
+        return (turn * (room // len(turn) + 1))[:room] + asked
+
+    @torch.inference_mode()
+    def see(self, image: Image.Image) -> Tensor:
+        model = self.model
+        features = model.connector(model.see(image), model.grid, self.connector).features
+        synchronize(model.backend.device)
+        return features
+
+    @torch.inference_mode()
+    def read(self, sight: Tensor, prompt: Sequence[int]) -> tuple[int, Any]:
+        embeds = torch.cat([sight, self.model.embed(prompt)], dim=1)
+        return self._choose(self.model.language_model(embeds, last_only=True))
+
+    @torch.inference_mode()
+    def step(self, token: int, state: Any) -> tuple[int, Any]:
+        return self._choose(self.model.language_model(self.model.embed([token]), state))
+
+    def _choose(self, output: Any) -> tuple[int, Any]:
+        return int(output.logits[0, -1, : self.model.config.vocab_words].argmax()), output.state
+
+    def memory(self, state: Any) -> int:
+        return self.model.language_model.state_bytes(state)
+
+    def text(self, tokens: Sequence[int]) -> list[str]:
+        """What each token adds to the text."""
+        decode, pieces, before = self.model.chat_tokenizer.decode, [], ""
+        for n in range(1, len(tokens) + 1):
+            text = decode(list(tokens[:n]))
+            pieces.append(text[len(before) :])
+            before = text
+        return pieces
+
+    def ends(self, token: int) -> bool:
+        return token == self.model.config.end_of_turn

@@ -1,0 +1,202 @@
+"""The third tab: ML-Mamba beside a Transformer, one picture and one question, and how both scale.
+
+It opens on recorded runs, before any model has loaded; what is measured here comes from `mlmamba.bench`, the code that
+`python -m mlmamba bench` runs too.
+"""
+
+import base64
+import io
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import cache
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+import mlmamba
+from mlmamba.bench import machine, results, rivals, scaling
+from mlmamba.bench import race as racing
+from mlmamba.bench.runners import OurRunner, Runner
+from mlmamba.errors import UserError
+from page.chat import EXAMPLES, EXAMPLES_DIR, PREVIEW, QUESTIONS, Chat
+from page.sessions import Session
+from visualize.component import RaceView, asked, failure, news, number_of, reply
+
+TOKENS = (32, 64, 128)
+CONTEXTS = (None, 1024, 4096)  # None: the picture and the question alone
+THUMB = 320  # pixels: longest side of the picture beside a verdict
+FAILED = "The server failed at measuring this; its log says why."
+FILES = {(EXAMPLES_DIR / example["file"]).stem: example for example in EXAMPLES}
+log = logging.getLogger("mlmamba.page")
+
+
+def thumb(image: Image.Image) -> str:
+    """A small copy of a picture as a data: address, so that the view fetches nothing."""
+    small, file = image.convert("RGB"), io.BytesIO()
+    small.thumbnail((THUMB, THUMB))
+    small.save(file, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@cache
+def example(name: str) -> Image.Image:
+    """One of the example pictures by its name."""
+    image = mlmamba.open_image(EXAMPLES_DIR / FILES[name]["file"])
+    image.thumbnail((PREVIEW, PREVIEW))
+    return image
+
+
+def recorded() -> list[dict[str, Any]]:
+    """The runs that ship with the project, one a race, each with its picture if that is an example."""
+    shown = []
+    for run in results.recorded():
+        race, scaled = run.get("race"), {"scaling": run["scaling"]} if "scaling" in run else {}
+        told = {part: run[part] for part in results.PARTS}
+        name = race and race.get("picture")
+        pictured = {"thumb": thumb(example(name))} if name in FILES else {}
+        for again in run.get("races") or [race or {}]:
+            shown.append(told | scaled | ({"race": {"picture": name} | again} | pictured if again else {}))
+            scaled = {}  # told once
+    return shown
+
+
+class Race:
+    """The view, what would be raced, and the measuring that it asks for."""
+
+    def __init__(self, chat: Chat):
+        self.chat = chat
+        self.recorded = recorded()
+        self.rivals: dict[str, Runner] = {}  # by model, once one has been asked for
+        self.stops: dict[str, dict[str, threading.Event]] = {}  # by visitor, by request
+
+    # what is raced
+
+    def subject(self, session: Session) -> tuple[Image.Image, str | None, str, str]:
+        """Picture, its name if it is an example, question, and in words where both are from."""
+        if session.image is None:
+            first: dict[str, Any] = next((run["race"] for run in self.recorded if "thumb" in run), {})
+            name = first.get("picture") or next(iter(FILES))
+            question = first.get("question") or FILES[name]["questions"][0]
+            return example(name), name, question, "an example; choose a picture of yours under “Ask”"
+        if session.turns:
+            return session.image, session.example, session.turns[-1][0], "your picture and last question"
+        questions = FILES[session.example]["questions"] if session.example in FILES else QUESTIONS
+        return session.image, session.example, questions[0], "your picture; ask something else under “Ask”"
+
+    def changed(self, request: gr.Request) -> dict:
+        """Tell the view what would be raced now."""
+        image, _, question, whose = self.subject(self.chat.session(request))
+        return {"subject": {"thumb": thumb(image), "question": question, "whose": whose}}
+
+    def pair(self, session: Session) -> tuple[OurRunner, Runner]:
+        """The visitor's model and its rival. Raises UserError where one of them can't be had."""
+        model = self.chat.speakers.get(session.model)
+        if session.model not in self.rivals:
+            self.rivals[session.model] = rivals.find(model)
+        return OurRunner(model, f"ML-Mamba {model.config.name}", session.connector), self.rivals[session.model]
+
+    # what is asked
+
+    def race(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> Iterator[dict]:
+        """One race; its progress, then its result."""
+        _, args = asked(event)
+        session = self.chat.session(request)
+
+        def run(stop: threading.Event) -> Generator[dict, None, None]:
+            tokens, context = args.get("tokens"), args.get("context")
+            if tokens not in TOKENS or context not in CONTEXTS:
+                raise UserError("There is no such race; choose tokens and context again.")
+            self.chat.recover(session, path, said)
+            image, name, question, _ = self.subject(session)
+            pair = self.pair(session)
+            messages: Any = racing.run(pair, image, question, tokens=tokens, context=context, stop=stop)
+            with closing(messages):
+                for message in messages:
+                    if message["type"] == "result":
+                        message |= {"race": message["race"] | {"picture": name}, "thumb": thumb(image)}
+                    yield message
+
+        yield from self._measure(event, request, run)
+
+    def scale(self, event: gr.EventData, request: gr.Request) -> Iterator[dict]:
+        """How both grow with context and batch; a point at a time, then all of it."""
+        session = self.chat.session(request)
+
+        def run(stop: threading.Event) -> Generator[dict, None, None]:
+            ours, rival = self.pair(session)
+            assert isinstance(rival, OurRunner)  # as the twin and the one of the same shape are
+            messages: Any = scaling.run((ours, rival), stop=stop)
+            with closing(messages):
+                yield from messages
+
+        yield from self._measure(event, request, run)
+
+    def _measure(
+        self, event: gr.EventData, request: gr.Request, run: Callable[[threading.Event], Generator[dict, None, None]]
+    ) -> Iterator[dict]:
+        """What a run tells, as values of the view, its result last; nothing more once it has been stopped."""
+        stop, finished = self._stop(event, request), False
+        try:
+            with closing(run(stop)) as messages:
+                for message in messages:
+                    if stop.is_set():
+                        return
+                    finished = message["type"] == "result"
+                    if finished or message["type"] == "point":
+                        message |= self.where(self.chat.session(request))
+                    yield (reply if finished else news)(event, message)
+            if not finished and not stop.is_set():
+                raise RuntimeError("the measuring ended without a result")
+        except UserError as problem:
+            yield failure(event, str(problem))
+        except Exception:
+            log.exception("while measuring")
+            yield failure(event, FAILED)
+        finally:  # also when the visitor leaves
+            stop.set()
+            self.stops.get(request.session_hash or "", {}).pop(str(number_of(event)), None)
+
+    def where(self, session: Session) -> dict[str, Any]:
+        """What is measured on, as recorded runs have it."""
+        return {
+            "machine": machine.describe(self.chat.speakers.get(session.model).backend),
+            "versions": machine.versions(),
+        }
+
+    def _stop(self, event: gr.EventData, request: gr.Request) -> threading.Event:
+        """What stops a request; it may be set before the request's turn has come."""
+        mine = self.stops.setdefault(request.session_hash or "", {})
+        return mine.setdefault(str(number_of(event)), threading.Event())
+
+    def halt(self, event: gr.EventData, request: gr.Request) -> None:
+        """Stop a run, or one that still waits for its turn. The view has already stopped listening to it."""
+        self._stop(event, request).set()
+
+    def forget(self, request: gr.Request) -> None:
+        """The visitor has left."""
+        for stop in self.stops.pop(request.session_hash or "", {}).values():
+            stop.set()
+
+    # layout
+
+    def lay_out(self) -> None:
+        """The component, inside whatever block is open."""
+        self.view = RaceView(self.recorded)
+
+    def wire(self, tab: gr.Tab) -> None:
+        """Events; none of them is on the API page."""
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        now = quiet | {"queue": False}
+        # one may follow another before Gradio has noted that the first has ended
+        several = quiet | {"trigger_mode": "multiple", "concurrency_id": "model"}
+        known = [self.chat.picture, self.chat.talk]
+        runs = [
+            self.view.race(self.race, known, self.view, **several),
+            self.view.scaling(self.scale, None, self.view, **several),
+        ]
+        self.view.halt(self.halt, None, None, cancels=runs, **now)
+        tab.select(self.changed, None, self.view, **now)
+        self.chat.picture.change(self.changed, None, self.view, **now)  # dropped on this tab, for one

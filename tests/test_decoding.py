@@ -1,0 +1,186 @@
+"""Several answers decoded as one batch are what each would be alone, to the bit whoever else is there."""
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from PIL import Image
+
+import mlmamba
+from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, VisionConfig
+from mlmamba.decoding import Alone, Together, Wish
+from mlmamba.mamba2 import LanguageModel
+from mlmamba.model import MLMamba
+from mlmamba.vision import Vision
+
+END = -1  # no token: answers here end by their length, or by whoever stops them
+QUESTIONS = ("Is there a dog?", "What can you see?", "How many cats are there?", "What is this?", "Where is it?")
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    torch.manual_seed(0)
+    model = LanguageModel(LanguageConfig(64, 2, 97, 16, 32)).eval().requires_grad_(False)
+    for layer in model.layers:  # answers that depend on what was read, and don't repeat themselves
+        layer.out_proj.weight *= 30
+    return model
+
+
+def prompts(lm: LanguageModel, n: int) -> list:
+    """Outputs after n different prompts of different lengths."""
+    draw = torch.Generator().manual_seed(1)
+    with torch.inference_mode():
+        return [lm(lm.embed(torch.randint(1, 97, (1, 5 + i), generator=draw)), last_only=True) for i in range(n)]
+
+
+def wish(length: int, **options) -> Wish:
+    return Wish(length, END, 97, **options)
+
+
+@pytest.fixture
+def together(lm):
+    decoder = Together(lm, seats=3)
+    yield decoder
+    decoder.close()
+    decoder.thread.join(5)
+    assert not decoder.thread.is_alive()
+
+
+def test_what_all_say_is_what_each_says_alone(lm, together):
+    outputs, lengths = prompts(lm, 8), [3, 40, 17, 1, 29, 8, 33, 2]  # more users than seats
+    expected, states = [], []
+    for output, length in zip(outputs, lengths, strict=True):
+        alone = Alone(lm).start(output, wish(length))
+        expected.append(list(alone))
+        states.append(alone.state)
+
+    def answer(i: int):
+        decoding = together.start(outputs[i], wish(lengths[i]))
+        return list(decoding), decoding.state
+
+    with ThreadPoolExecutor(8) as users:
+        found = list(users.map(answer, range(8)))
+    assert [tokens for tokens, _ in found] == expected
+    assert len(set(expected[1])) > 5  # no answer that any state would give
+    for (_, state), alone in zip(found, states, strict=True):
+        for one, other in zip(state, alone, strict=True):
+            torch.testing.assert_close(one.ssm, other.ssm, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(one.conv, other.conv, atol=1e-4, rtol=1e-4)
+
+
+def test_nobody_else_changes_a_bit(lm, together, monkeypatch):
+    """The logits of one user, to the bit: alone in the batch, and among others who come and go."""
+    mine = wish(30)
+    seen: list[torch.Tensor] = []
+    choose = Wish.choose
+    monkeypatch.setattr(
+        Wish, "choose", lambda self, logits: (self is mine and seen.append(logits.clone()), choose(self, logits))[1]
+    )
+    first, *others = prompts(lm, 6)
+    list(together.start(first, mine))
+    quiet = [*seen]
+    seen.clear()
+    with ThreadPoolExecutor(6) as users:
+        crowd = [users.submit(lambda o=o, i=i: list(together.start(o, wish(4 + 3 * i)))) for i, o in enumerate(others)]
+        list(together.start(first, mine))
+    assert all(len(user.result()) >= 1 for user in crowd) and len(quiet) == len(seen) == 30
+    assert all(torch.equal(one, other) for one, other in zip(quiet, seen, strict=True))
+
+
+def test_whoever_stops_leaves_at_once_and_the_next_sits_down(lm, together):
+    outputs = prompts(lm, 5)
+    endless = [together.start(output, wish(10**9)) for output in outputs[:3]]
+    stop = threading.Event()
+    waited = threading.Thread(target=lambda: got.append(list(together.start(outputs[3], wish(9, stop=stop)))))
+    got: list = []
+    waited.start()
+    heard = [next(iter(decoding)) for decoding in endless]
+    assert len(heard) == 3 and not got  # all seats are taken
+    late = endless[1].end()
+    taken = [heard[1], *late]
+    alone = Alone(lm).start(outputs[1], wish(len(taken)))
+    assert list(alone) == taken  # nothing was lost: what was said before it ended is told
+    torch.testing.assert_close(endless[1].state[0].ssm, alone.state[0].ssm, atol=1e-4, rtol=1e-4)
+    waited.join(10)
+    assert got == [list(Alone(lm).start(outputs[3], wish(9)))]
+    impatient = threading.Event()
+    full = together.start(outputs[4], wish(10**9))
+    impatient.set()
+    nothing = together.start(outputs[3], wish(9, stop=impatient))
+    assert list(nothing) == [] and nothing.state is outputs[3].state
+    for decoding in (endless[0], endless[2], full):
+        decoding.end()
+
+
+def test_a_fault_ends_those_who_are_there_and_the_next_is_served(lm, together, monkeypatch):
+    outputs = prompts(lm, 2)
+    forward = type(lm).forward
+    broken = threading.Event()
+
+    def fails(self, *args, **options):
+        if broken.is_set():
+            raise RuntimeError("out of memory")
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(type(lm), "forward", fails)
+    decoding = together.start(outputs[0], wish(10**9))
+    assert isinstance(next(iter(decoding)), int)
+    broken.set()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(decoding)
+    broken.clear()
+    assert list(together.start(outputs[1], wish(7))) == list(Alone(lm).start(outputs[1], wish(7)))
+
+
+def test_temperature_draws_from_each_ones_own_generator(lm, together):
+    def drawn(seed: int) -> list[int]:
+        draw = torch.Generator().manual_seed(seed)
+        return list(together.start(prompts(lm, 1)[0], wish(12, temperature=2.0, generator=draw)))
+
+    assert drawn(1) == drawn(1) and len({tuple(drawn(seed)) for seed in range(4)}) > 1
+
+
+@pytest.fixture(scope="module")
+def model() -> MLMamba:
+    from tokenizers import Tokenizer
+
+    torch.manual_seed(5)
+    config = MLMambaConfig(
+        "small", ConnectorConfig(1450, 64, n_layers=1, d_state=8, head_dim=32, d_projector=32),
+        LanguageConfig(64, 2, 4096, 16, 32), VisionConfig(("efficientnet-lite0",), 64), 4096,
+    )  # fmt: skip
+    tokenizer = Tokenizer.from_file(str(mlmamba.hub.CHECKPOINTS / "tiny" / "tokenizer.json"))
+    return MLMamba(config, tokenizer, Vision(config.vision)).run_on(mlmamba.backend.choose("cpu"))
+
+
+def test_conversations_at_once_are_as_each_alone(model):
+    """Three turns each, on carried states, with an undo, a stop and a listener who leaves."""
+
+    def talk(user: int) -> list[tuple[str, str]]:
+        picture = Image.new("RGB", (50, 50), (40 * user, 90, 200 - 30 * user))
+        conversation, draw = model.start(picture), random.Random(user)
+        for question in draw.sample(QUESTIONS, 3):
+            "".join(conversation.ask(question, max_new_tokens=draw.randint(3, 12)))
+        conversation.undo()
+        "".join(conversation.ask(QUESTIONS[user % 5], max_new_tokens=6))
+        return conversation.turns
+
+    alone = [talk(user) for user in range(6)]
+    model.serve(3)
+    try:
+        with ThreadPoolExecutor(6) as users:
+            assert list(users.map(talk, range(6))) == alone
+        conversation = model.start(Image.new("RGB", (50, 50), "red"))
+        pieces = conversation.ask("What can you see?", max_new_tokens=500)
+        first = next(pieces)
+        pieces.close()
+        (question, answer), state = conversation.turns[0], conversation._state
+        assert answer.startswith(first) and question == "What can you see?" and state is not None
+        told = model.start(Image.new("RGB", (50, 50), "red"), history=conversation.turns)
+        after = "".join(conversation.ask("Is there a dog?", max_new_tokens=5))
+        assert after == "".join(told.ask("Is there a dog?", max_new_tokens=5))
+    finally:
+        model.decoder.close()
+        model.decoder = Alone(model.language_model)
