@@ -29,14 +29,14 @@ FLAGS = [
 # The real model, but slow and talkative: it may not end its answer, and thinks a while before each token.
 SLOW = """
 import time
-from mlmamba import MLMamba
-sample = MLMamba.sample
-def slow_sample(self, logits, *args, **kwargs):
+from mlmamba.decoding import Wish
+choose = Wish.choose
+def slow_choose(self, logits):
     time.sleep(0.1)
     logits = logits.clone()
-    logits[self.config.end_of_turn] = float("-inf")
-    return sample(self, logits, *args, **kwargs)
-MLMamba.sample = slow_sample
+    logits[self.end] = float("-inf")
+    return choose(self, logits)
+Wish.choose = slow_choose
 """
 
 

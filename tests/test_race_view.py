@@ -140,7 +140,8 @@ class OurRunner(SimpleNamespace):
     def __init__(self, model, name, connector=None):
         super().__init__(name=name)
 
-rivals.find = page.race.OurRunner = OurRunner
+page.race.OurRunner = OurRunner
+rivals.find = lambda model: OurRunner(model, "twin")
 """
 
 
