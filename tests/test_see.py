@@ -101,7 +101,7 @@ def test_bsm_and_csm_by_a_switch(visit, url, expect):
     assert all(name in text for name in ("rows →", "rows ←", "columns ↓", "columns ↑")), directions.all_inner_texts()
     choose(page, "kinds", "BSM")
     ready(page)
-    assert "columns" not in page.inner_text('.scan-view [data-at="table"]')
+    expect(page.locator('.scan-view [data-at="table"]')).not_to_contain_text("columns")
 
 
 def test_play_pause_and_keys(visit, url, expect):
@@ -478,6 +478,8 @@ def test_axe_finds_nothing_to_mend(visit, url, theme):
     page = visit(url, theme=theme)
 
     def check(where: str) -> None:
+        # half-way from one colour to another, a contrast is nobody's choice
+        page.wait_for_function("!document.getAnimations().some(one => one instanceof CSSTransition)")
         found = [(v["id"], [n["html"] for n in v["nodes"]]) for v in axe.run(page).response["violations"]]
         assert not found, (where, found)
 
