@@ -92,7 +92,7 @@ function factsOf(run, measured) {
     ['Precision', machine.dtype],
     ...kernels,
     ['Versions', versions.join(' · ')],
-    ['Repeats', measured.repeats && `${measured.repeats} of each after a warm-up, one model after the other`],
+    ['Repeats', measured.repeats && `${measured.repeats} of each after a warm-up, by turns, one model at a time`],
     ['When', run.here ? `live on this server, at ${run.time}` : recorded],
     ['Command', run.command],
   ];

@@ -94,7 +94,7 @@ function showLane(lane, time) {
   if (lane.state.textContent !== state) lane.state.textContent = state;
   if (written === lane.written) return;
   lane.words.forEach((word, i) => word.classList.toggle('race-unwritten', i >= written));
-  if (lane.count) lane.count.textContent = `${numberText(written)} tokens so far; its text is not shown`;
+  if (lane.count) lane.count.textContent = `${numberText(written)} tokens so far; its weights are random, for speed alone, so its text is not shown`;
   lane.written = written;
 }
 
