@@ -304,7 +304,7 @@ def test_random_weights_show_a_count_and_no_text(visit, race_url, expect):
     show(page, "1,024")
     expect(at(page, "verdict")).to_have_text("It speaks at random.")
     go_to(page, 4.125)
-    expect(page.locator(".race-lane").nth(1)).to_contain_text("8 tokens so far; its weights are random, for speed alone")
+    expect(page.locator(".race-lane").nth(1)).to_contain_text("8 tokens so far; its weights are random")
     assert page.locator(".race-lane").nth(1).locator(".race-token").count() == 0
 
 
