@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
 import mlmamba
@@ -22,7 +23,7 @@ from mlmamba.model import MLMamba
 from mlmamba.training import batches, evaluate, loop
 from mlmamba.training import train as training
 from mlmamba.training.batches import NONE, TYPES, Batch, Batches, Branches
-from mlmamba.training.questions import DECLINE, DECLINE_WORLD, ask, deciding, judge
+from mlmamba.training.questions import DECLINE, DECLINE_WORLD, QA, View, ask, deciding, judge
 from mlmamba.training.scenes import EMOJI_FONT, STAMPS, Scene, Sources, Thing
 from mlmamba.training.things import COLOURS
 from mlmamba.training.tokenizer import layout
@@ -39,7 +40,10 @@ SMALL = dataclasses.replace(
 RECIPE = dataclasses.replace(
     TINY, model=SMALL, steps=5, align_steps=1, batch=2, micro_batch=2, branches=2, warmup=2, save_every=2, workers=0
 )
-WORDS = training.Words(torch.arange(3, 3 + len(COLOURS)), torch.tensor([20, 21]), torch.tensor([22, 23]))
+WORDS = {  # ids for the words of each kind of fact
+    "number": torch.arange(30, 37), "colour": torch.arange(3, 3 + len(COLOURS)), "row": torch.tensor([20, 21, 22]),
+    "column": torch.tensor([23, 21, 24]),
+}  # fmt: skip
 
 on_real_data = pytest.mark.skipif(
     not (DATA / "tiny-imagenet-subset").exists() or not EMOJI_FONT.exists() or not STAMPS.exists(),
@@ -61,7 +65,9 @@ class Drawn(Dataset):
             asked = some(0, 3, 4, 12) == 0
             telling = torch.where(asked & (some(0, 2, 4, 12) == 0), some(0, 3, 4, 12), -1)
             early = torch.where(~asked & (some(0, 3, 4, 12) == 0), some(0, 1024, 4, 12), NONE)
-            return Branches(ids, torch.where(asked, some(0, 1024, 4, 12), NONE), telling, early)
+            facts = torch.stack([some(0, len(words), 4, 12) for words in WORDS.values()], -1)
+            facts = torch.where(some(0, 2, 4, 12, 1) == 0, facts, NONE)
+            return Branches(ids, torch.where(asked, some(0, 1024, 4, 12), NONE), telling, early, facts)
 
         words = torch.where(some(0, 2, 2, 9) == 0, some(0, 1024, 2, 9), NONE)
         pixels = some(0, 256, 2, 3, 96, 96).to(torch.uint8)
@@ -119,6 +125,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
 
         patch = {name: [] for name in ("patch_colour", "patch_row", "patch_column")}
         told = patch | {name: [] for name in ("align", "middle", "answer", "telling", "early")}
+        told |= {f"fact_{name}": [] for name in WORDS}
         middles = 0
         for b, i in itertools.product(range(2), range(9)):
             word = batch.words[b, i].item()
@@ -127,11 +134,9 @@ def test_the_losses_are_what_a_plain_loop_finds():
             if word != NONE:
                 told["align"].append(surprise(features[b, i], word))
             if (colour := batch.colours[b, i].item()) != NONE:
-                told["patch_colour"].append(surprise(features[b, i], colour, WORDS.colours.tolist()))
-            if i // 3 != 1:  # of three rows the middle one has no side
-                told["patch_row"].append(surprise(features[b, i], i // 6, [20, 21]))
-            if i % 3 != 1:
-                told["patch_column"].append(surprise(features[b, i], i % 3 // 2, [22, 23]))
+                told["patch_colour"].append(surprise(features[b, i], colour, WORDS["colour"].tolist()))
+            told["patch_row"].append(surprise(features[b, i], i // 3, [20, 21, 22]))
+            told["patch_column"].append(surprise(features[b, i], i % 3, [23, 21, 24]))
             if (middle := batch.middles[b, i].item()) != NONE:
                 there = torch.sigmoid(scenes.middle(features[b, i])).item()
                 told["middle"].append(-math.log(there if middle else 1 - there))
@@ -146,12 +151,15 @@ def test_the_losses_are_what_a_plain_loop_finds():
                         told[name].append(surprise(hidden[t], target))
                         if name == "answer" and talk.telling[row, t] >= 0:
                             told["telling"].append(told[name][-1])
+                for (name, ids), fact in zip(WORDS.items(), talk.facts[row, t].tolist(), strict=True):
+                    if fact != NONE:
+                        told[f"fact_{name}"].append(surprise(hidden[t], fact, ids.tolist()))
     means = {name: sum(values) / len(values) for name, values in told.items()}
     means["middle"] = sum(told["middle"]) / middles  # a loss of each middle, however many patches have none
     means["awake"] = sum(max(0.0, math.log(0.01) - mean) ** 2 for mean in heads) / len(heads)
     weights = dict.fromkeys((*patch, "middle"), recipe.tell) | {
         "align": recipe.align, "awake": recipe.awake, "answer": 1.0, "telling": recipe.telling, "early": recipe.early,
-    }  # fmt: skip
+    } | {f"fact_{name}": recipe.facts for name in WORDS}  # fmt: skip
     for name, mean in means.items():
         assert figures[name][0] == pytest.approx(mean, rel=1e-3), name
     assert loss.item() == pytest.approx(sum(weight * means[name] for name, weight in weights.items()), rel=1e-3)
@@ -366,6 +374,26 @@ def test_the_deciding_words_decide():
             assert not judge(qa, answer) or qa.truth in answer, qa  # "a bubble is below the speech bubble"
             types.add(qa.type)
     assert types == set(TYPES)
+
+
+def test_facts_begin_at_the_name_of_a_thing(tmp_path):
+    """In the ids of a talk: nothing before the name, from there the thing's facts, nothing in the answer."""
+    tokenizer = Tokenizer.from_file(str(CHECKPOINTS / "tiny" / "tokenizer.json"))
+    made = Batches(Sources(DATA), tokenizer, size=1, branches=1, max_tokens=60, sets=1, image_size=320, seed=0)
+    dog, cat = Thing("dog", (0.0, 0.0, 0.2, 0.2), 0.02, "brown"), Thing("cat", (0.45, 0.8, 0.55, 0.9), 0.01, "grey")
+    qa = QA("relation", "Where is the dog relative to the cat?", "It is above.", "above", ("dog", "cat"))
+    ((ids, _, _, _, facts),) = made.pack(View(Scene((dog, cat), "drawing")), [qa], random.Random(0))
+    read = [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+    at, then, answer = read.index(" dog"), read.index(" cat"), read.index("\n<|assistant|>\n") + 1
+    assert set(facts[:at]) == set(facts[answer:]) == {(NONE,) * 4}
+    # numbers begin with "no"
+    assert set(facts[at:then]) == {(1, COLOURS.index("brown"), 0, 0)}
+    assert set(facts[then:answer]) == {(1, COLOURS.index("grey"), 2, 1)}
+
+
+def test_sides_of_patches():
+    rows, columns = (torch.tensor(side).view(10, 10) for side in batches.sides((10, 10)))
+    assert rows[:, 4].tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2, 2] and torch.equal(columns, rows.T)
 
 
 def test_patches_tell_colours_and_middles():

@@ -9,9 +9,19 @@ from pathlib import Path
 import pytest
 
 from mlmamba.errors import UserError
-from mlmamba.training.questions import QA, RELATIONS, ask, judge, names
-from mlmamba.training.scenes import EMOJI_FONT, GRID, STAMPS, Scene, Sources, Thing, compose, shapes_scene
-from mlmamba.training.things import COCO, CORE, GROUPS, KINDS, OF_WNID, a, unsure
+from mlmamba.training.questions import QA, RELATIONS, Facts, View, ask, judge, mentions, names
+from mlmamba.training.scenes import (
+    EMOJI_FONT,
+    GRID,
+    N_HELD_OUT_SINGLES,
+    STAMPS,
+    Scene,
+    Sources,
+    Thing,
+    compose,
+    shapes_scene,
+)  # fmt: skip
+from mlmamba.training.things import COCO, COLOURS, CORE, GROUPS, KINDS, NUMBERS, OF_WNID, a, unsure
 from mlmamba.training.tokenizer import SPECIALS, corpus, first_ids, layout, train
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -71,8 +81,9 @@ def test_counts_and_relations_of_a_known_layout():
     for qa in qas:
         if qa.type == "count" and "cups" in qa.question:
             assert qa.truth == "2", qa
-        if qa.type == "relation" and qa.answer.startswith("The dog is"):
-            assert qa.answer == "The dog is above the tree.", qa
+        if qa.type == "relation" and qa.truth in RELATIONS:
+            assert qa.answer == ("It is above." if qa.kinds == ("dog", "tree") else "It is below."), qa
+            assert set(qa.kinds) == {"dog", "tree"}
         if qa.type == "where" and "dog" in qa.question:
             assert qa.answer == "On the left.", qa
         if qa.type == "list":
@@ -88,7 +99,8 @@ def test_counts_and_relations_of_a_known_layout():
         (QA("count", "", "", "0"), "There are no dogs.", "There is a dog."),
         (QA("colour", "", "", "grey"), "The dog is gray.", "The grey dog is red."),
         (QA("where", "", "", "top left"), "At the top left.", "At the top."),
-        (QA("relation", "", "", "left of"), "The dog is left of the cup.", "The dog is right of the cup."),
+        (QA("relation", "", "", "left of"), "It is to the left.", "It is to the right."),
+        (QA("relation", "", "", "above"), "Above the cup.", "Above, or below."),
         (QA("what", "", "", "bird"), "It is a bird.", "It is a dog."),
         (QA("list", "", "", "dog|cup"), "I see two dogs and a mug.", "I see a dog."),
     ],
@@ -96,6 +108,46 @@ def test_counts_and_relations_of_a_known_layout():
 def test_judge(qa: QA, right: str, wrong: str):
     assert judge(qa, right) and not judge(qa, wrong)
     assert not judge(qa, "")
+
+
+def test_facts_are_what_a_scene_shows():
+    dog = Thing("dog", (0.05, 0.05, 0.25, 0.25), 0.03, "brown")
+    cups = [Thing("cup", (x, 0.4, x + 0.15, 0.55), 0.02, "red") for x in (0.5, 0.8)]
+    balls = [Thing("ball", (x, 0.7, x + 0.1, 0.8), 0.01, colour) for x, colour in ((0.1, "red"), (0.8, None))]
+    wide = Thing("bridge", (0.0, 0.6, 1.0, 0.9), 0.2, "grey")
+    view = View(Scene((dog, *cups, *balls, wide), "drawing", None, ("tree",)))
+    assert view.facts("dog") == Facts("one", "brown", "top", "left")
+    assert view.facts("cup") == Facts("two", "red", None, None)  # two have no one place
+    assert view.facts("ball") == Facts("two", None, None, None)
+    assert view.facts("bridge") == Facts("one", "grey", None, None)  # as wide as the picture
+    assert view.facts("elephant") == Facts("no")
+    assert view.facts("tree") == Facts()  # nobody knows
+    photo = View(Scene((Thing("dog", (0.3, 0.3, 0.7, 0.7), 0.1, None, "photo"),), "photo"))
+    assert photo.facts("dog") == Facts(None, None, "middle", "middle")  # there may be more of them
+
+
+def test_things_are_found_in_the_questions_that_name_them():
+    """Every thing that is asked about; and what is known of it is what the answer says."""
+    rng, found = random.Random(8), Counter()
+    for _ in range(400):
+        scene = layout(rng)
+        for qa in ask(scene, rng, 6):
+            places = mentions(qa)
+            assert len(places) == len(qa.kinds) or "person" in qa.kinds, qa  # "anybody"
+            for end, kind in places:
+                word = next(w for w in (KINDS[kind].plural, kind, *KINDS[kind].synonyms)
+                            if qa.question[:end].lower().endswith(w.lower()))  # fmt: skip
+                assert not qa.question[end : end + 1].isalnum() and word
+                facts = View(scene).facts(kind)
+                if qa.type == "count" and not any(f"{c} {KINDS[kind].plural}" in qa.question for c in COLOURS):
+                    assert facts.number == NUMBERS[int(qa.truth)], qa
+                if qa.type == "colour" and qa.truth in COLOURS:
+                    assert facts.colour == qa.truth, qa
+                if qa.type == "where":
+                    told = {facts.row, facts.column}
+                    assert (told if told == {"middle"} else told - {"middle"}) == set(qa.truth.split()), qa
+                found[qa.type] += 1
+    assert set(found) == {"is_there", "count", "colour", "where", "relation"}
 
 
 def test_opposites():
@@ -157,6 +209,6 @@ def test_held_out_photos_are_never_trained_on():
     photos = Sources(SHARED).photos
     train_files, held_out = ({p.file for of in photos[s].values() for p in of} for s in ("train", "held-out"))
     assert not train_files & held_out
-    assert sum(f.endswith(".jpg") for f in held_out) == 100
+    assert sum(f.endswith(".jpg") for f in held_out) == N_HELD_OUT_SINGLES
     assert len(photos["held-out"]) >= 60
     assert len(train_files | held_out) == 17_000

@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mlmamba.chat import ChatTokenizer
-from mlmamba.training.questions import MAKERS, QA, ask, deciding
+from mlmamba.training.questions import COLUMNS, MAKERS, QA, ROWS, View, ask, deciding, mentions, third
 from mlmamba.training.scenes import GRID, Scene, Sources, compose
-from mlmamba.training.things import COLOURS, KINDS
+from mlmamba.training.things import COLOURS, KINDS, NUMBERS
 from mlmamba.training.tokenizer import first_id
 
 TYPES = tuple(MAKERS)
 FORESEEN = ("is_there", "group", "count", "colour", "where", "relation")  # types that one word answers
 NONE = -100  # a target that gives no loss
+FACTS = {"number": NUMBERS, "colour": COLOURS, "row": ROWS, "column": COLUMNS}  # of a thing, and the words for them
 OTHER_WORDS = 0.35  # how often a patch is told by its plural or a synonym
 
 
@@ -30,15 +31,23 @@ class Branches:
     its answer is right (the number, the colour, the side, the thing), -1 elsewhere.
     early: (b * k, t), within a question that one word answers ("Yes", "three", "red", "left") that word: as soon as a
     thing is asked for, the look-up can be done, and telling so there teaches it sooner.
+    facts: (b * k, t, 4), from the name of a thing to the end of its question what is true of it, whatever is asked:
+    for each of FACTS the index of its word, NONE where nobody knows.
     """
 
     ids: Tensor
     targets: Tensor
     telling: Tensor
     early: Tensor
+    facts: Tensor
+
+    def to(self, device: torch.device) -> "Branches":
+        return Branches(*(t.to(device) for t in (self.ids, self.targets, self.telling, self.early, self.facts)))
 
 
-Row = tuple[list[int], list[int], list[int], list[int]]  # one branch: ids, targets, telling, early
+Fact = tuple[int, ...]  # one of FACTS each
+NO_FACT: Fact = (NONE,) * len(FACTS)
+Row = tuple[list[int], list[int], list[int], list[int], list[Fact]]  # one branch: ids, targets, telling, early, facts
 
 
 @dataclass
@@ -97,22 +106,22 @@ class Batches(Dataset[Batch]):
         return [NONE if kind is None else as_told[kind] for kind in kinds]
 
     def talks(self, scenes: list[Scene], rng: random.Random) -> Branches:
-        rows = [row for scene in scenes for row in self.pack(ask(scene, rng, 3 * self.branches), rng)]
+        rows = [row for scene in scenes for row in self.pack(View(scene), ask(scene, rng, 3 * self.branches), rng)]
         t = self.max_tokens  # always the same, so that memory is used again
 
-        def padded(column: int, fill: int) -> Tensor:
-            return torch.tensor([row[column] + [fill] * (t - len(row[column])) for row in rows])
+        def padded(column: int, fill: int | Fact) -> Tensor:
+            return torch.tensor([[*row[column], *[fill] * (t - len(row[column]))] for row in rows])
 
-        return Branches(padded(0, 0), padded(1, NONE), padded(2, -1), padded(3, NONE))
+        return Branches(padded(0, 0), padded(1, NONE), padded(2, -1), padded(3, NONE), padded(4, NO_FACT))
 
-    def pack(self, questions: list[QA], rng: random.Random) -> list[Row]:
+    def pack(self, view: View, questions: list[QA], rng: random.Random) -> list[Row]:
         """Fill each branch with as many turns as fit; what fits nowhere is left out."""
-        rows: list[Row] = [([], [], [], []) for _ in range(self.branches)]
+        rows: list[Row] = [([], [], [], [], []) for _ in range(self.branches)]
         for qa in questions:
             reply = self.chat.reply(qa.answer)
             decides = self.deciding(qa, reply)
             prompts = {first: self.chat.prompt(qa.question, first) for first in (True, False)}
-            for ids, targets, telling, early in rows:
+            for ids, targets, telling, early, facts in rows:
                 prompt = prompts[not ids]
                 if len(ids) + len(prompt) + len(reply) > self.max_tokens:
                     continue
@@ -123,9 +132,20 @@ class Batches(Dataset[Batch]):
                 telling += [-1] * asking + [TYPES.index(qa.type) if told else -1 for told in decides] + [-1]
                 foreseen = reply[decides.index(True)] if qa.type in FORESEEN else NONE
                 early += [foreseen] * asking + [NONE] * (len(reply) + 1)
+                facts += self.facts(view, qa, len(prompt)) + [NO_FACT] * len(reply)
                 break
         rng.shuffle(rows)
-        return [row if row[0] else ([0], [NONE], [-1], [NONE]) for row in rows]
+        return [row if row[0] else ([0], [NONE], [-1], [NONE], [NO_FACT]) for row in rows]
+
+    def facts(self, view: View, qa: QA, n: int) -> list[Fact]:
+        """What is true, at each of the `n` ids of a question's prompt, of the thing that it named last."""
+        told = [NO_FACT] * n
+        for end, kind in mentions(qa):
+            known = view.facts(kind)
+            fact = tuple(words.index(word) if (word := getattr(known, name)) else NONE for name, words in FACTS.items())
+            at = len(self.chat.encode(qa.question[:end]))  # the prompt has one mark before the question
+            told[at:] = [fact] * (n - at)
+        return told
 
     def deciding(self, qa: QA, reply: list[int]) -> list[bool]:
         """Which ids of a reply decide whether it is right."""
@@ -143,6 +163,16 @@ def colours(scene: Scene) -> list[int]:
         of.setdefault(thing.kind, set()).add(COLOURS.index(thing.colour) if thing.colour else NONE)
     known = {kind: min(found) for kind, found in of.items() if len(found) == 1}
     return [NONE if kind is None else known.get(kind, NONE) for row in scene.cells for kind in row]
+
+
+def sides(grid: tuple[int, int]) -> tuple[list[int], list[int]]:
+    """For each patch of a grid (rows, columns) the index in ROWS and in COLUMNS of where it is; NONE between two."""
+
+    def thirds(n: int) -> list[int]:
+        return [NONE if (place := third((i + 0.5) / n)) is None else place for i in range(n)]
+
+    rows, columns = (thirds(n) for n in grid)
+    return [row for row in rows for _ in columns], columns * len(rows)
 
 
 def middles(scene: Scene) -> list[int]:

@@ -53,7 +53,7 @@ def evaluate(model: MLMamba, data: Path, n_scenes: int = 300, seed: int = 1) -> 
         truths = Counter(qa.truth for name, qa in questions if name == row)
         of = truths.total()
         rows[row] = {"asked": row, "questions": of, "chance": max(truths.values()) / of}
-        if kinds := {qa.kind for name, qa in questions if name == row and qa.kind}:
+        if kinds := {qa.kinds for name, qa in questions if name == row and qa.type == "is_there"}:
             rows[row]["asked"] += f" ({len(kinds)} kinds)"
     for connector in model.config.connector.kinds:
         right: Counter[str] = Counter()
@@ -136,7 +136,7 @@ def declined(model: MLMamba, connector: str, data: Path, seed: int) -> tuple[str
 def _row(scene: Scene, qa: QA) -> str:
     """The row of the table that a question counts for."""
     seen = "photos" if scene.style == "photo" else "scenes"
-    known = "" if qa.type != "is_there" else ", common things" if KINDS[qa.kind].core else ", rare things"
+    known = "" if qa.type != "is_there" else ", common things" if KINDS[qa.kinds[0]].core else ", rare things"
     return f"{seen}: {qa.type}{known}"
 
 
@@ -160,7 +160,7 @@ def coco_photos(data: Path, seed: int) -> Iterator[Asked]:
         n = min(len(with_it), len(without))
         for truth, indices in (("yes", rng.sample(with_it, n)), ("no", rng.sample(without, n))):
             for i in indices:
-                questions[i].append(QA("is_there", ask_for(kind, rng), "", truth, kind))
+                questions[i].append(QA("is_there", ask_for(kind, rng), "", truth, (kind,)))
     for photo, qas in zip(photos, questions, strict=True):
         if qas:
             yield open_image(folder / photo["file"]), [("COCO photos: is_there", qa) for qa in qas]

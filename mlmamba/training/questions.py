@@ -14,11 +14,11 @@ from mlmamba.training.things import COLOURS, CORE, GROUPS, KINDS, NARROWER, NUMB
 
 WEIGHTS = {
     # rare in the outcome where the scene often gives no such question
-    "is_there": 29, "list": 9, "what": 14, "main": 5, "count": 22, "colour": 16, "relation": 26, "where": 12,
+    "is_there": 36, "list": 7, "what": 12, "main": 4, "count": 22, "colour": 16, "relation": 22, "where": 12,
     "describe": 4, "decline": 3, "about": 1, "group": 1,
 }  # fmt: skip
 PHOTO_WEIGHTS = {
-    "is_there": 46, "list": 12, "what": 26, "main": 6, "describe": 5, "decline": 2, "about": 1, "group": 2,
+    "is_there": 54, "list": 10, "what": 26, "main": 6, "describe": 5, "decline": 2, "about": 1, "group": 2,
 }  # fmt: skip
 
 IS_THERE = (
@@ -239,19 +239,36 @@ THANKS_ANSWER = "You are welcome! Ask me more about the picture."
 
 # relation -> the opposite one; x < y in picture coordinates means left of, above
 RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+# things are not named again: a small model can look up one place after another, but not copy two names in order
+RELATION_SAYS = {
+    "left of": "it is to the left", "right of": "it is to the right", "above": "it is above", "below": "it is below",
+}  # fmt: skip
+ROWS = ("top", "middle", "bottom")
+COLUMNS = ("left", "middle", "right")
 
 
 @dataclass(frozen=True)
 class QA:
     """`truth`: what a right answer must say: "yes", "no", a number, a colour, kinds joined by "|", a relation, a
-    place ("top left"), or "" where `judge` compares with the answer itself. `kind`: what an is-there question asks
-    for."""
+    place ("top left"), or "" where `judge` compares with the answer itself. `kinds`: what the question names and may
+    be looked up as soon as it has: things of which something is asked."""
 
     type: str
     question: str
     answer: str
     truth: str
-    kind: str = ""
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is true of the things of one kind, as words that answers say; None where nobody knows or there are
+    several truths."""
+
+    number: str | None = None
+    colour: str | None = None
+    row: str | None = None
+    column: str | None = None
 
 
 class View:
@@ -276,6 +293,18 @@ class View:
             # a photo beside it may hold another one
             return None if self.photographic else (len(things) or None)
         return len(things)
+
+    def facts(self, kind: str) -> Facts:
+        """What one can say about the things of a kind."""
+        things = self.present.get(kind, [])
+        if not things:
+            return Facts(number=None if kind in self.avoid else NUMBERS[0])
+        n = self.number(kind)
+        colours = {thing.colour for thing in things}
+        row, column = thirds(things[0]) if len(things) == 1 and things[0].area else (None, None)
+        return Facts(
+            NUMBERS[n] if n and n < len(NUMBERS) else None, colours.pop() if len(colours) == 1 else None, row, column
+        )
 
     def absent(self, rng: random.Random) -> str:
         """A kind that is surely not there; half of the time a common one."""
@@ -326,8 +355,8 @@ def is_there(view: View, rng: random.Random) -> QA | None:
         kind = view.absent(rng)
     question = ask_for(kind, rng)
     if yes:
-        return QA("is_there", question, f"Yes, {there_is(kind, view.number(kind))}.", "yes", kind)
-    return QA("is_there", question, f"No, there {KINDS[kind].are} no {KINDS[kind].name}.", "no", kind)
+        return QA("is_there", question, f"Yes, {there_is(kind, view.number(kind))}.", "yes", (kind,))
+    return QA("is_there", question, f"No, there {KINDS[kind].are} no {KINDS[kind].name}.", "no", (kind,))
 
 
 def ask_for(kind: str, rng: random.Random) -> str:
@@ -407,7 +436,7 @@ def count(view: View, rng: random.Random) -> QA | None:
     are = "is" if n == 1 else "are"
     word = NUMBERS[n] if n < len(NUMBERS) else "many"
     answer = f"There {are} {word} {thing.name if n == 1 else thing.plural}."
-    return QA("count", rng.choice(COUNT).format(s=thing.plural), answer, str(n))
+    return QA("count", rng.choice(COUNT).format(s=thing.plural), answer, str(n), (kind,))
 
 
 def colour(view: View, rng: random.Random) -> QA | None:
@@ -423,7 +452,7 @@ def colour(view: View, rng: random.Random) -> QA | None:
     if len(alike) > 1:
         if {t.colour for t in alike} == {colour}:
             return QA("colour", rng.choice(COLOURS_ARE).format(s=plural), f"The {plural} are {colour}.",
-                      colour)  # fmt: skip
+                      colour, (thing.kind,))  # fmt: skip
         if thing.kind in SHAPES and all(t.colour for t in alike):
             n = sum(t.colour == colour for t in alike)
             question = rng.choice(COUNT).format(s=f"{colour} {plural}")
@@ -436,14 +465,15 @@ def colour(view: View, rng: random.Random) -> QA | None:
             rng.choice(COLOURS_ARE).format(s=plural),
             f"The {name} are {colour}.",
             colour,
+            (thing.kind,),
         )
     if rng.random() < 0.25:
         yes = rng.random() < 0.5
         said = colour if yes else rng.choice([c for c in COLOURS if clearly_other(c, colour)])
         question = rng.choice(COLOUR_YES_NO).format(n=name, c=said).replace("a orange", "an orange")
         answer = f"{'Yes' if yes else 'No'}, the {name} is {colour}."
-        return QA("colour", question, answer, "yes" if yes else "no")
-    return QA("colour", rng.choice(COLOUR).format(n=name), f"The {name} is {colour}.", colour)
+        return QA("colour", question, answer, "yes" if yes else "no", (thing.kind,))
+    return QA("colour", rng.choice(COLOUR).format(n=name), f"The {name} is {colour}.", colour, (thing.kind,))
 
 
 NEAR_COLOURS = (
@@ -456,20 +486,26 @@ def clearly_other(one: str, other: str) -> bool:
     return one != other and not any(one in near and other in near for near in NEAR_COLOURS)
 
 
+def third(v: float) -> int | None:
+    """0, 1 or 2 of a side's length 0..1; None where it is not clear."""
+    return 0 if v < 0.36 else 2 if v > 0.64 else 1 if 0.41 < v < 0.59 else None
+
+
+def thirds(thing: Thing) -> tuple[str | None, str | None]:
+    """The words for a thing's row and column; None where it is not clear."""
+    x0, y0, x1, y1 = thing.box
+    if x1 - x0 > 0.7 or y1 - y0 > 0.7:
+        return None, None
+    column, row = (third(v) for v in thing.centre)
+    return None if row is None else ROWS[row], None if column is None else COLUMNS[column]
+
+
 def place_of(thing: Thing) -> str | None:
     """ "top left", "left", "middle"...; None where it is not clear."""
-    (x0, y0, x1, y1), (x, y) = thing.box, thing.centre
-    if x1 - x0 > 0.7 or y1 - y0 > 0.7:
+    row, column = thirds(thing)
+    if row is None or column is None:
         return None
-
-    def third(v: float) -> int | None:
-        return 0 if v < 0.36 else 2 if v > 0.64 else 1 if 0.41 < v < 0.59 else None
-
-    column, row = third(x), third(y)
-    if column is None or row is None:
-        return None
-    words = [("top", "", "bottom")[row], ("left", "", "right")[column]]
-    return " ".join(w for w in words if w) or "middle"
+    return " ".join(word for word in (row, column) if word != "middle") or "middle"
 
 
 def where(view: View, rng: random.Random) -> QA | None:
@@ -478,7 +514,7 @@ def where(view: View, rng: random.Random) -> QA | None:
         return None
     thing, place = rng.choice(known)
     said = {"middle": "In the middle.", "left": "On the left.", "right": "On the right."}.get(place, f"At the {place}.")
-    return QA("where", where_question(thing.kind, rng), said, place)
+    return QA("where", where_question(thing.kind, rng), said, place, (thing.kind,))
 
 
 def where_question(kind: str, rng: random.Random) -> str:
@@ -512,16 +548,16 @@ def relation(view: View, rng: random.Random) -> QA | None:
         yes = rng.random() < 0.5
         said = r if yes else rng.choice([RELATIONS[r], RELATIONS[r], *(o for o in RELATIONS if o != r)])
         question = rng.choice(RELATION_IS).format(x=x.kind, y=y.kind, r=said)
-        answer = f"{'Yes' if yes else 'No'}, the {x.kind} is {r} the {y.kind}."
-        return QA("relation", question, answer, "yes" if yes else "no")
+        answer = "Yes, it is." if yes else f"No, {RELATION_SAYS[r]}."
+        return QA("relation", question, answer, "yes" if yes else "no", (x.kind, y.kind))
     if how < 0.8:
         question = rng.choice(RELATION_WHERE).format(x=x.kind, y=y.kind)
-        return QA("relation", question, f"The {x.kind} is {r} the {y.kind}.", r)
+        return QA("relation", question, f"{RELATION_SAYS[r].capitalize()}.", r, (x.kind, y.kind))
     # nothing else may be on that side
     if view.photographic or any(t is not x and t is not y and on_side(t, y, r) for t in view.shown):
         return None
     question = rng.choice(RELATION_WHAT).format(y=y.kind, r=r)
-    return QA("relation", question, f"{a(x.kind).capitalize()} is {r} the {y.kind}.", x.kind)
+    return QA("relation", question, f"It is {a(x.kind)}.", x.kind, (y.kind,))
 
 
 def on_side(t: Thing, y: Thing, relation: str) -> bool:
@@ -623,7 +659,7 @@ def ask(scene: Scene, rng: random.Random, n: int) -> list[QA]:
 _SAYS = {
     "count": rf"\b({'|'.join(NUMBERS)}|many)\b",
     "colour": rf"\b({'|'.join(COLOURS)})(?=\.$)",
-    "relation": "left(?= of)|right(?= of)|above|below",
+    "relation": r"\b(left|right|above|below)\b",
     "where": r"(top|bottom|left|right|middle|top left|top right|bottom left|bottom right)(?=\.$)",
 }
 
@@ -643,6 +679,17 @@ def deciding(qa: QA) -> list[tuple[int, int]]:
 
 
 _DIGITS = {str(i): w for i, w in enumerate(NUMBERS)} | {"zero": "no", "none": "no", "a": "one", "an": "one"}
+
+
+def mentions(qa: QA) -> list[tuple[int, str]]:
+    """Where in its question (the end of a word) the kinds are named, in order of place: (end, kind)."""
+    found = []
+    for kind in qa.kinds:
+        thing = KINDS[kind]
+        names = "|".join(map(re.escape, sorted((thing.name, thing.plural, *thing.synonyms), key=len, reverse=True)))
+        if match := re.search(rf"\b({names})\b", qa.question, re.IGNORECASE):
+            found.append((match.end(), kind))
+    return sorted(found)
 
 
 def words(text: str) -> list[str]:
@@ -675,8 +722,7 @@ def judge(qa: QA, answer_text: str) -> bool:
         return {"middle" if w in ("center", "centre") else w for w in got} == set(qa.truth.split())
     if qa.type == "relation":
         if qa.truth in RELATIONS:
-            text = " ".join(said)
-            return qa.truth in text and RELATIONS[qa.truth] not in text
+            return qa.truth.split()[0] in said and RELATIONS[qa.truth].split()[0] not in said
         return names(qa.truth, answer_text)
     if qa.type in ("list", "describe"):
         # every thing named, and no more: a longer list is not a better one

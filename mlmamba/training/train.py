@@ -5,8 +5,9 @@ tied embedding; without it, names don't bind to patches. `patch_colour`, `patch_
 its colour and of where it is, read in the same way among the words of their kind. `middle`: on whether the middle of a
 thing is there, by a head that only training has; numbers are told from it. `awake`: on heads of the scan that close.
 `answer`: cross entropy on the words of answers, with `telling` once more on those that decide whether the answer is
-right. `early`: within a question, on the one word that answers it. The first `align_steps` have the losses of patches
-alone and are cheap.
+right. `early`: within a question, on the one word that answers it. `facts`: at the name of a thing in a question, on
+the words for its number, colour, row and column, whichever of them is asked for: a look-up that one question teaches
+serves all. The first `align_steps` have the losses of patches alone and are cheap.
 Connectors take turns on the same pictures; the vision tower stays frozen.
 """
 
@@ -27,10 +28,10 @@ from mlmamba.mamba2 import LanguageModel, Mamba2Layer
 from mlmamba.model import MLMamba
 from mlmamba.ssd import Scan
 from mlmamba.training import loop
-from mlmamba.training.batches import NONE, TYPES, Batch, Batches, Branches
+from mlmamba.training.batches import FACTS, NONE, TYPES, Batch, Batches, Branches, sides
 from mlmamba.training.loop import Figures, mean_loss
 from mlmamba.training.scenes import Sources
-from mlmamba.training.things import COLOURS, OF_WNID
+from mlmamba.training.things import OF_WNID
 from mlmamba.training.tokenizer import corpus, first_id, first_ids
 from mlmamba.training.tokenizer import train as train_tokenizer
 from mlmamba.vision import EfficientNetLite0, Vision
@@ -52,6 +53,7 @@ class Recipe(loop.Recipe):
     tell: float
     telling: float
     early: float
+    facts: float
     awake: float
     sure: float
 
@@ -124,32 +126,18 @@ def align_loss(model: MLMamba, features: Tensor, words: Tensor) -> tuple[Tensor,
     return mean_loss(logits, words[shown]), {"patch_right": (int(right), int(shown.sum()))}
 
 
-@dataclass(frozen=True)
-class Words:
-    """Ids of the words that patches tell besides their names: colours (11,), rows and columns (2,) each."""
-
-    colours: Tensor
-    rows: Tensor
-    columns: Tensor
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "Words":
-        groups = COLOURS, ("top", "bottom"), ("left", "right")
-        return cls(*(torch.tensor([first_id(tokenizer, word) for word in words]) for words in groups))
+def words_of(tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """Ids of the words for each of FACTS."""
+    return {name: torch.tensor([first_id(tokenizer, word) for word in words]) for name, words in FACTS.items()}
 
 
-def word_loss(model: MLMamba, features: Tensor, words: Tensor, targets: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Loss on one of a few words a patch, from features (b, n_patches, d_model) and targets (b, n_patches), places in
-    `words`; and how many are told right. What a patch tells so a reader can copy into an answer."""
+def word_loss(model: MLMamba, hidden: Tensor, words: Tensor, targets: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Loss on one of a few words at a position, from hidden (…, d_model) and targets (…), places in `words`; and how
+    many are told right. What is told in the words' own embeddings can be copied into an answer."""
     known = targets != NONE
-    logits = F.linear(features[known], model.language_model.embedding.weight[words.to(features.device)]).float()
+    logits = F.linear(hidden[known], model.language_model.embedding.weight[words.to(hidden.device)]).float()
     right = (logits.argmax(-1) == targets[known]).sum()
     return mean_loss(logits, targets[known]), (int(right), int(known.sum()))
-
-
-def side(place: Tensor) -> Tensor:
-    """From -2…2 to the side: 0 (left, top), 1 (right, bottom), NONE near the middle."""
-    return torch.where(place.abs() > 0.5, (place > 0).long(), NONE)
 
 
 def asleep(scans: tuple[tuple[Scan, ...], ...]) -> Tensor:
@@ -164,8 +152,10 @@ def asleep(scans: tuple[tuple[Scan, ...], ...]) -> Tensor:
     return (math.log(LEAST_DELTA) - torch.cat(heads)).clamp_min(0).square().mean()
 
 
-def answer_losses(model: MLMamba, features: Tensor, talk: Branches) -> tuple[dict[str, Tensor], Figures]:
-    """Losses on answers, the words that decide them, and answers foreseen; per type, how many of those are right."""
+def answer_losses(
+    model: MLMamba, features: Tensor, talk: Branches, words: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], Figures]:
+    """Losses on answers, the words that decide them, answers foreseen, and facts; how many of those are right."""
     lm = model.language_model
     state = lm(features, last_only=True).state
     k = talk.ids.shape[0] // features.shape[0]
@@ -181,6 +171,9 @@ def answer_losses(model: MLMamba, features: Tensor, talk: Branches) -> tuple[dic
     figures: Figures = {
         f"{name}_right": (int(right[telling == i].sum()), int((telling == i).sum())) for i, name in enumerate(TYPES)
     }
+    for (name, ids), facts in zip(words.items(), talk.facts.unbind(-1), strict=True):
+        fact = f"fact_{name}"
+        losses[fact], figures[f"{fact}_right"] = word_loss(model, hidden, ids, facts)
     return losses, figures
 
 
@@ -199,10 +192,13 @@ class Seen:
 class Scenes(loop.Objective):
     """The losses of one batch of scenes."""
 
-    def __init__(self, model: MLMamba, teacher: Teacher, words: Words, recipe: Recipe, device: torch.device):
+    def __init__(
+        self, model: MLMamba, teacher: Teacher, words: dict[str, Tensor], recipe: Recipe, device: torch.device
+    ):
         super().__init__(model)
         self.middle = nn.Linear(model.config.language.d_model, 1)
         self.teacher, self.words, self.recipe, self.device = teacher, words, recipe, device
+        self.sides = [torch.tensor(side, device=device) for side in sides(model.grid)]
 
     def see(self, batch: Batch) -> Seen:
         tower = self.model.towers.towers[0]
@@ -211,10 +207,7 @@ class Scenes(loop.Objective):
         parts = [tower.features_and_classes(part.to(self.device).float() / 255) for part in batch.pixels.split(8)]
         patches, classes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         words = self.teacher.name(classes.float(), batch.words.to(self.device), batch.photographic.to(self.device))
-        talks = [
-            Branches(*(t.to(self.device) for t in (talk.ids, talk.targets, talk.telling, talk.early)))
-            for talk in batch.talks
-        ]
+        talks = [talk.to(self.device) for talk in batch.talks]
         return Seen(
             patches, words, batch.colours.to(self.device), batch.middles.to(self.device),
             dict(zip(self.model.config.connector.kinds, talks, strict=True)),
@@ -232,23 +225,23 @@ class Scenes(loop.Objective):
         features = output.features
         recipe = self.recipe
         loss, figures = align_loss(self.model, features, seen.words)
-        told, x, y = {"align": loss}, *seen.patches[..., -2:].float().unbind(-1)  # places, as the tower told them
+        told = {"align": loss}
         loss = recipe.align * loss
-        for name, words, targets in (
-            ("patch_colour", self.words.colours, seen.colours),
-            ("patch_row", self.words.rows, side(y)),
-            ("patch_column", self.words.columns, side(x)),
-        ):
-            told[name], figures[f"{name}_right"] = word_loss(self.model, features, words, targets)
-            loss = loss + recipe.tell * told[name]
+        rows, columns = (side.expand(seen.words.shape) for side in self.sides)
+        for name, targets in (("colour", seen.colours), ("row", rows), ("column", columns)):
+            patch = f"patch_{name}"
+            told[patch], figures[f"{patch}_right"] = word_loss(self.model, features, self.words[name], targets)
+            loss = loss + recipe.tell * told[patch]
         told["middle"] = self.middle_loss(features, seen.middles)
         loss = loss + recipe.tell * told["middle"]
         told["awake"] = asleep(output.scans)
         loss = loss + recipe.awake * told["awake"]
         if step >= recipe.align_steps:
-            answers, answer_figures = answer_losses(self.model, features, seen.talks[kind])
+            answers, answer_figures = answer_losses(self.model, features, seen.talks[kind], self.words)
             told |= answers
             loss = loss + told["answer"] + recipe.telling * told["telling"] + recipe.early * told["early"]
+            for name in FACTS:
+                loss = loss + recipe.facts * told[f"fact_{name}"]
             figures |= answer_figures
         return loss, figures | {name: (value.item(), 1) for name, value in told.items()}
 
@@ -270,7 +263,7 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
         Sources(data), tokenizer, size=recipe.micro_batch, branches=recipe.branches, max_tokens=recipe.max_tokens,
         sets=len(config.connector.kinds), image_size=config.vision.image_size, seed=recipe.seed,
     )  # fmt: skip
-    scenes = Scenes(model, Teacher(tokenizer, recipe.sure), Words.of(tokenizer), recipe, accelerator.device)
+    scenes = Scenes(model, Teacher(tokenizer, recipe.sure), words_of(tokenizer), recipe, accelerator.device)
     loop.train(scenes, batches, recipe, out, accelerator)
 
 
