@@ -1,4 +1,4 @@
-"""The command line: `python -m mlmamba ask | convert | train | evaluate | bench`."""
+"""The command line: `python -m mlmamba ask | init | convert | train | evaluate | bench`."""
 
 import argparse
 import json
@@ -25,6 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
     ask.add_argument("--max-new-tokens", type=int, default=64)
     ask.add_argument("--temperature", type=float, default=0.0)
     ask.set_defaults(run=run_ask)
+
+    init = commands.add_parser("init", help="write a model of random weights in the authors' layout, to try and time")
+    init.add_argument(
+        "config", help='"3b" (the published sizes: 7 GB, and as much again once converted) or a config.json'
+    )
+    init.add_argument("out", type=Path)
+    init.add_argument("--seed", type=int, default=0)
+    init.set_defaults(run=run_init)
 
     convert = commands.add_parser("convert", help="turn the authors' checkpoint into config.json + model.safetensors")
     convert.add_argument("checkpoint", type=Path)
@@ -68,6 +76,17 @@ def run_ask(options: argparse.Namespace) -> None:
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+def run_init(options: argparse.Namespace) -> None:
+    from mlmamba import untrained
+    from mlmamba.config import MLMambaConfig
+
+    config = untrained.PUBLISHED if options.config == "3b" else MLMambaConfig.load(Path(options.config))
+    untrained.write(config, options.out, options.seed)
+    print(
+        f"Wrote random weights to {options.out}. Ask them: python -m mlmamba ask IMAGE QUESTION --model {options.out}"
+    )
 
 
 def run_convert(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Where the files of a model are: in this repository, in a folder, or on the Hugging Face Hub."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,10 @@ NEOX_REPO = "EleutherAI/gpt-neox-20b"  # the tokenizer of the published model
 
 
 def find(name: str | Path) -> Path:
-    """The folder with a model's `config.json` and `model.safetensors`, fetched and converted where need be."""
+    """The folder with a model's `config.json` and `model.safetensors`, fetched and converted where need be.
+
+    A folder may hold the authors' `latest-checkpoint.pt` instead: it is converted there, once.
+    """
     if name in ("tiny", "twin"):
         return _complete(CHECKPOINTS / name)
     if name == "3b":
@@ -49,9 +52,13 @@ def tokenizer_file(folder: Path) -> Path:
 
 
 def _complete(folder: Path) -> Path:
+    if (folder / PUBLISHED_FILE).is_file():
+        return _converted(folder, lambda: folder / PUBLISHED_FILE)
     for file in (weights.CONFIG, weights.WEIGHTS):
         if not (folder / file).is_file():
             raise UserError(f"{folder} has no {file}; train a model into it or convert one with `mlmamba convert`.")
+    if not weights.sound(folder):
+        raise UserError(f"{folder / weights.WEIGHTS} is damaged (its checksum differs); fetch or convert it again.")
     return folder
 
 
@@ -59,9 +66,13 @@ def _published() -> Path:
     """The authors' release, converted once into the Hub's own cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    folder = Path(HF_HUB_CACHE) / "mlmamba-3b"
-    if not (folder / weights.WEIGHTS).is_file():
-        weights.convert(_fetch(PUBLISHED_REPO, PUBLISHED_FILE), folder, name="3b")
+    return _converted(Path(HF_HUB_CACHE) / "mlmamba-3b", lambda: _fetch(PUBLISHED_REPO, PUBLISHED_FILE))
+
+
+def _converted(folder: Path, pickle: Callable[[], Path]) -> Path:
+    """The folder with the authors' file in our format; the pickle is asked for only where that is not there yet."""
+    if not ((folder / weights.CONFIG).is_file() and weights.sound(folder)):
+        weights.convert(pickle(), folder, name="3b")
     return folder
 
 

@@ -155,5 +155,9 @@ def load(
         model = MLMamba(config, tokenizer)
     weights.load_into(model, folder / weights.WEIGHTS)
     if vision:
-        object.__setattr__(model, "vision", Vision(config.vision))
+        own = folder / weights.VISION
+        towers = Vision(config.vision, pretrained=not own.exists())
+        if own.exists():
+            weights.load_into(towers, own)
+        object.__setattr__(model, "vision", towers)
     return model.run_on(chosen)

@@ -1,5 +1,6 @@
 """Files of weights: ours, and the authors' pickle, whose names only this file knows."""
 
+import hashlib
 import pickle
 import re
 from pathlib import Path
@@ -14,6 +15,8 @@ from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, Visio
 from mlmamba.errors import UserError
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+VISION = "vision.safetensors"  # of towers that are not to be fetched by name
+CHECKSUM = "model.safetensors.sha256"  # beside weights that were converted, as `sha256sum` writes it
 MAMBA2_WEIGHTS = "pytorch_model.bin"  # of a language model alone, as in `state-spaces/mamba2-2.7b`
 
 # The vision towers that give patch features of a width; the pickle doesn't name them
@@ -21,7 +24,9 @@ TOWERS = {
     2176: VisionConfig(("dinov2-l14", "siglip-so400m-14"), 384),
     1152: VisionConfig(("siglip-so400m-14",), 384),
     1024: VisionConfig(("clip-l14-336",), 336),
+    1450: VisionConfig(("efficientnet-lite0",), 320),
 }
+CONVOLUTIONS = ("conv1d.weight", "conv1d_b.weight")
 NEOX_WORDS = 50277  # of the 50288 rows of the embedding, the rest is padding
 
 # theirs → ours, within one layer; a `_b` marks the backward direction
@@ -42,10 +47,35 @@ LAYER_NORM_NAMES = {"norm.weight": "norm.weight", "norm.bias": "norm.bias"}
 
 
 def save(config: MLMambaConfig, state: dict[str, Tensor], out: Path) -> None:
-    """Write `config.json` and `model.safetensors` into the folder `out`."""
+    """Write `config.json` and `model.safetensors` into the folder `out`; what was cut off is never taken for whole."""
     out.mkdir(parents=True, exist_ok=True)
     config.save(out / CONFIG)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, out / WEIGHTS)
+    partial = out / f"{WEIGHTS}.partial"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+    (out / CHECKSUM).unlink(missing_ok=True)  # of weights that were there before
+    partial.replace(out / WEIGHTS)
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, read block by block."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def seal(folder: Path) -> None:
+    """Note the checksum of a folder's weights beside them."""
+    (folder / CHECKSUM).write_text(f"{sha256(folder / WEIGHTS)}  {WEIGHTS}\n", encoding="utf-8")
+
+
+def sound(folder: Path) -> bool:
+    """Whether a folder has weights that are what their checksum says, if there is one."""
+    if not (folder / WEIGHTS).is_file():
+        return False
+    noted = folder / CHECKSUM
+    return not noted.exists() or noted.read_text(encoding="utf-8").split()[:1] == [sha256(folder / WEIGHTS)]
 
 
 def load_into(module: nn.Module, path: Path) -> None:
@@ -73,7 +103,10 @@ def _difference(expected: dict[str, torch.Size], found: dict[str, torch.Size]) -
 
 
 def convert(source: Path, out: Path, name: str | None = None) -> MLMambaConfig:
-    """Turn the authors' `latest-checkpoint.pt` into `config.json` + `model.safetensors` in the folder `out`."""
+    """Turn the authors' `latest-checkpoint.pt` into `config.json` + `model.safetensors` in the folder `out`.
+
+    The pickle is mapped, not read: a tensor is in memory while it is copied from file to file.
+    """
     try:
         # weights_only: a pickle may hold code, and none of it is run
         checkpoint = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
@@ -82,6 +115,7 @@ def convert(source: Path, out: Path, name: str | None = None) -> MLMambaConfig:
         raise UserError(f"{source} is not an ML-Mamba checkpoint: {str(error).splitlines()[0]}") from error
     config, state = from_published(parts, name or source.stem)
     save(config, state, out)
+    seal(out)
     return config
 
 
@@ -103,6 +137,42 @@ def from_published(parts: dict[str, dict[str, Tensor]], name: str) -> tuple[MLMa
         return _read_sizes(ours, name), ours
     except KeyError as error:
         raise UserError(f"The checkpoint lacks {error.args[0]}, so it is not a whole ML-Mamba.") from error
+
+
+def to_published(config: MLMambaConfig, state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Our tensors by the authors' names, in their four state dicts; the inverse of `from_published`."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for part, key in _published_names(config):
+        name = _our_name(part, key)
+        tensor = state[name] if name else state["language_model.embedding.weight"]  # the tied head
+        parts.setdefault(part, {})[key] = tensor.unsqueeze(1) if key.endswith(CONVOLUTIONS) else tensor
+    return parts
+
+
+def _published_names(config: MLMambaConfig) -> list[tuple[str, str]]:
+    """(state dict, name) of every tensor in the authors' file of a model of these sizes."""
+    forward = [f"mixer.{name}" for name in (*SCAN_NAMES, *MIXER_NAMES)]
+    backward = ["mixer." + re.sub(r"^\w+", r"\g<0>_b", name) for name in SCAN_NAMES]
+    beside = [*LAYER_NORM_NAMES, *SWIGLU_NAMES] if config.connector.swiglu else []
+    weight_and_bias = ("weight", "bias")
+    return [
+        *(("mlp", f"0.{kind}") for kind in weight_and_bias),
+        *(("projector", f"projector.{i}.{kind}") for i in (0, 2, 4) for kind in weight_and_bias),
+        *(
+            ("bidirectional_mamba", f"layers.{i}.{name}")
+            for i in range(config.connector.n_layers)
+            for name in (*forward, *backward, *beside)
+        ),
+        *(("bidirectional_mamba", f"norm_f.{kind}") for kind in weight_and_bias),
+        ("llm_backbone", "backbone.embedding.weight"),
+        *(
+            ("llm_backbone", f"backbone.layers.{i}.{name}")
+            for i in range(config.language.n_layers)
+            for name in (*forward, "norm.weight")
+        ),
+        ("llm_backbone", "backbone.norm_f.weight"),
+        ("llm_backbone", "lm_head.weight"),
+    ]
 
 
 def _ours(parts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ need a wrapper as long as the loop below.
 """
 
 import argparse
-import hashlib
 import json
 import re
 from collections import defaultdict
@@ -430,7 +429,8 @@ def run(options: argparse.Namespace) -> None:
     name, prompt = options.benchmark, options.prompt or BENCHMARKS[options.benchmark].prompt
     asked = questions_of(name, options.data, options.limit)  # before the model: a missing file is named at once
     model = load(options.model, device=options.device)
-    digest = fingerprint(hub.find(options.model) / weights.WEIGHTS)
+    # part of the answers' name, so that a model never goes on with those of another
+    digest = weights.sha256(hub.find(options.model) / weights.WEIGHTS)[:8]
     predictions = options.predictions or options.data / f"{name}-{model.config.name}-{digest}.jsonl"
     print(f"Answers are kept in {predictions}.")
     rows = evaluate(model, name, asked, predictions, options.connector or (), prompt)
@@ -442,12 +442,3 @@ def report(table: str, results: Any, path: Path | None) -> None:
     print(table)
     if path:
         path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-
-
-def fingerprint(path: Path) -> str:
-    """Names a file's content, so that a model never goes on with the answers of another."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()[:8]
