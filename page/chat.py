@@ -1,7 +1,7 @@
 """The chat about one picture: its components and what happens on them.
 
-A question takes two steps: `begin` (at once, outside the queue) checks it and shows it, then `answer` (in the
-queue, one at a time for all visitors) streams the answer.
+A question takes two steps: `begin` (at once, outside the queue) checks it and shows it, then `answer` streams the
+answer when it is the visitor's turn.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,27 @@ class Chat:
         begun = self.begin(question, path, said, request)
         return begun | {self.box: ""} if self.talk in begun else begun
 
-    def answer(self, temperature: float, length: int, request: gr.Request) -> Iterator[dict]:
-        """Stream the answer to the pending question."""
+    async def answer(self, temperature: float, length: int, request: gr.Request) -> AsyncGenerator[dict, None]:
+        """Stream the answer to the pending question, after the visitor's place in line where there is one."""
         session = self.session(request)
+        question, stop = session.pending, session.stop
+
+        def waiting(place: int) -> dict:
+            return {self.notice: line(f"Busy: you are number {place} in line.", "info")}
+
+        try:
+            async with aclosing(
+                self.speakers.line.serve(lambda: self.speak(session, temperature, length), waiting)
+            ) as updates:
+                async for update in updates:
+                    yield update
+        except UserError as problem:  # the line is too long
+            if session.stop is stop:
+                session.pending = None
+            yield self.show(session, str(problem)) | ({self.box: question} if question else {})
+
+    def speak(self, session: Session, temperature: float, length: int) -> Generator[dict, None, None]:
+        """The answer to the pending question, piece by piece."""
         with session.lock:
             question, stop, failure = session.pending, session.stop, ""
             if question is None or session.conversation is None:
@@ -113,6 +131,7 @@ class Chat:
                 return
             try:
                 turns, text, shown = list(session.turns), "", time.monotonic()
+                yield {self.notice: ""}  # no longer in line
                 pieces: Any = session.conversation.ask(
                     question, max_new_tokens=int(length or 64), temperature=temperature or 0.0, stop=stop
                 )
@@ -230,12 +249,16 @@ class Chat:
         note = f"{kind.upper()} reads the picture from the next question on." if session.turns else ""
         return self.show(session, note, "info")
 
-    def api(self, image: str, question: str) -> str:
+    async def api(self, image: str, question: str) -> str:
         """Answer one question about one picture, at temperature 0."""
+
+        def answer() -> str:
+            return "".join(self.speakers.get(self.speakers.first).chat(image, question or ""))
+
         try:
             if not image:
                 raise UserError("Please send a picture with the question.")
-            return "".join(self.speakers.get(self.speakers.first).chat(image, question or ""))
+            return await self.speakers.line.once(answer)
         except UserError as problem:
             raise gr.Error(str(problem), print_exception=False) from problem
 
@@ -244,7 +267,7 @@ class Chat:
         """What the connector can be set to, as label and value."""
         return [(f"{kind.upper()}: {CONNECTORS[kind]}", kind) for kind in model.config.connector.kinds]
 
-    async def arrive(self, request: gr.Request) -> AsyncIterator[dict]:
+    async def arrive(self, request: gr.Request) -> AsyncGenerator[dict, None]:
         """The page has opened: say which model speaks as soon as it is there."""
         while not self.speakers.ready:
             yield {self.status: LOADING}
@@ -382,8 +405,7 @@ class Chat:
                 self.answer,
                 [temperature, length],
                 shown,
-                concurrency_id="model",
-                concurrency_limit=1,
+                concurrency_limit=None,  # the line is ours
                 **quiet,
             )
             for event in begun
@@ -406,6 +428,4 @@ class Chat:
             gr.Textbox(visible=False),
             gr.Textbox(visible=False),
         )
-        gr.Button(visible=False).click(
-            self.api, [picture, question], reply, api_name="ask", concurrency_id="model", concurrency_limit=1
-        )
+        gr.Button(visible=False).click(self.api, [picture, question], reply, api_name="ask", concurrency_limit=None)

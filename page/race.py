@@ -8,8 +8,8 @@ import base64
 import io
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, closing
 from functools import cache
 from typing import Any
 
@@ -100,7 +100,9 @@ class Race:
 
     # what is asked
 
-    def race(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> Iterator[dict]:
+    async def race(
+        self, event: gr.EventData, path: str | None, said: list, request: gr.Request
+    ) -> AsyncGenerator[dict, None]:
         """One race; its progress, then its result."""
         _, args = asked(event)
         session = self.chat.session(request)
@@ -119,9 +121,11 @@ class Race:
                         message |= {"race": message["race"] | {"picture": name}, "thumb": thumb(image)}
                     yield message
 
-        yield from self._measure(event, request, run)
+        async with aclosing(self._alone(event, request, run)) as messages:
+            async for message in messages:
+                yield message
 
-    def scale(self, event: gr.EventData, request: gr.Request) -> Iterator[dict]:
+    async def scale(self, event: gr.EventData, request: gr.Request) -> AsyncGenerator[dict, None]:
         """How both grow with context and batch; a point at a time, then all of it."""
         session = self.chat.session(request)
 
@@ -132,11 +136,31 @@ class Race:
             with closing(messages):
                 yield from messages
 
-        yield from self._measure(event, request, run)
+        async with aclosing(self._alone(event, request, run)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _alone(
+        self, event: gr.EventData, request: gr.Request, run: Callable[[threading.Event], Generator[dict, None, None]]
+    ) -> AsyncGenerator[dict, None]:
+        """What a run tells, once nobody else is served, and nobody is meanwhile."""
+
+        def waiting(place: int) -> dict:
+            return news(event, {"type": "progress", "what": f"Waiting for others: number {place} in line …"})
+
+        try:
+            line = self.chat.speakers.line
+            async with aclosing(line.serve(lambda: self._measure(event, request, run), waiting, alone=True)) as told:
+                async for message in told:
+                    yield message
+        except UserError as problem:  # the line is too long
+            yield failure(event, str(problem))
+        finally:
+            self.stops.get(request.session_hash or "", {}).pop(str(number_of(event)), None)
 
     def _measure(
         self, event: gr.EventData, request: gr.Request, run: Callable[[threading.Event], Generator[dict, None, None]]
-    ) -> Iterator[dict]:
+    ) -> Generator[dict, None, None]:
         """What a run tells, as values of the view, its result last; nothing more once it has been stopped."""
         stop, finished = self._stop(event, request), False
         try:
@@ -157,7 +181,6 @@ class Race:
             yield failure(event, FAILED)
         finally:  # also when the visitor leaves
             stop.set()
-            self.stops.get(request.session_hash or "", {}).pop(str(number_of(event)), None)
 
     def where(self, session: Session) -> dict[str, Any]:
         """What is measured on, as recorded runs have it."""
@@ -191,7 +214,7 @@ class Race:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         now = quiet | {"queue": False}
         # one may follow another before Gradio has noted that the first has ended
-        several = quiet | {"trigger_mode": "multiple", "concurrency_id": "model"}
+        several = quiet | {"trigger_mode": "multiple", "concurrency_limit": None}
         known = [self.chat.picture, self.chat.talk]
         runs = [
             self.view.race(self.race, known, self.view, **several),

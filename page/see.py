@@ -6,12 +6,14 @@ The view draws in the browser and asks for what it needs; everything it asks for
 import base64
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from anyio import to_thread
 
 from mlmamba.errors import UserError
 from page.chat import EXAMPLES, EXAMPLES_DIR, Chat
@@ -69,8 +71,14 @@ class See:
 
     # what is asked
 
-    def look(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> dict:
+    async def look(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> dict:
         """The trace of a kind; before it, the example that a link names, unless it is what is shown."""
+        try:
+            return await self.chat.speakers.line.once(lambda: self._look(event, path, said, request))
+        except UserError as problem:  # the line is too long
+            return {self.view: failure(event, str(problem)) | self.changed(request)}
+
+    def _look(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> dict:
         _, args = asked(event)
         session, updates = self.chat.session(request), {}
 
@@ -84,22 +92,32 @@ class See:
 
         return updates | {self.view: self._reply(event, session, content)}
 
-    def ask(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> Iterator[dict]:
+    async def ask(
+        self, event: gr.EventData, path: str | None, said: list, request: gr.Request
+    ) -> AsyncGenerator[dict, None]:
         """Ask in the chat, so that both tabs tell the same; then say what each word saw."""
         _, args = asked(event)
         question, kind = str(args.get("question") or ""), str(args.get("kind"))
         session, chat = self.chat.session(request), self.chat
         before = session.turns[:]
-        try:
+
+        def begin() -> list[dict]:
+            updates = []
             chat.recover(session, path, said)
             if session.conversation is None:  # about the recorded picture, then
-                yield chat.take_example(NAMES.index(recorded(KINDS[0]).picture or ""), request)
+                updates.append(chat.take_example(NAMES.index(recorded(KINDS[0]).picture or ""), request))
             conversation = session.conversation
             if conversation and kind in conversation.model.config.connector.kinds and kind != conversation.connector:
-                yield chat.choose_connector(kind, request) | {chat.connector: kind}
+                updates.append(chat.choose_connector(kind, request) | {chat.connector: kind})
             chat.pose(session, question)
-            yield chat.show(session, busy=True)
-            yield from chat.answer(0.0, 64, request)
+            return [*updates, chat.show(session, busy=True)]
+
+        try:
+            for update in await to_thread.run_sync(begin):
+                yield update
+            async with aclosing(chat.answer(0.0, 64, request)) as updates:
+                async for update in updates:
+                    yield update
         except UserError as problem:
             yield {self.view: failure(event, str(problem))}
             return
@@ -112,7 +130,11 @@ class See:
             packed = {name: answer and pack_answer(answer) for name, answer in answers.items()}
             return {"answers": packed} if kind == "compare" else {"kind": kind, "answer": packed[kind]}
 
-        yield {self.view: self._reply(event, session, content)}
+        try:
+            seen = await chat.speakers.line.once(lambda: self._reply(event, session, content))
+        except UserError as problem:
+            seen = failure(event, str(problem)) | self.changed(request)
+        yield {self.view: seen}
 
     def request(self, event: gr.EventData, request: gr.Request) -> dict:
         """What needs no model: a "part" of a trace, or an "export"."""
@@ -182,8 +204,8 @@ class See:
         everything = [*chat.seen, chat.connector, self.notice, self.view]
         # one may follow another before Gradio has noted that the first has ended
         several = quiet | {"trigger_mode": "multiple"}
-        self.view.look(self.look, [chat.picture, chat.talk], everything, concurrency_id="model", **several)
-        self.view.ask(self.ask, [chat.picture, chat.talk], everything, concurrency_id="model", **several)
+        self.view.look(self.look, [chat.picture, chat.talk], everything, concurrency_limit=None, **several)
+        self.view.ask(self.ask, [chat.picture, chat.talk], everything, concurrency_limit=None, **several)
         self.view.request(self.request, None, self.view, concurrency_limit=2, **several)
         tab.select(self.changed, None, self.view, **now)
         chat.saw.click(lambda: gr.Tabs(selected=tab.id), None, tabs, **now).then(self.changed, None, self.view, **now)

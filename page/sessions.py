@@ -11,6 +11,7 @@ from PIL import Image
 import mlmamba
 from mlmamba import backend
 from mlmamba.errors import UserError
+from page.line import Line
 
 PATIENCE_S = 20  # how long a visitor's click waits for a model that is being loaded
 
@@ -18,8 +19,10 @@ PATIENCE_S = 20  # how long a visitor's click waits for a model that is being lo
 class Speakers:
     """The models, shared by all visitors: the first is loaded while the page opens, others at first need."""
 
-    def __init__(self, first: str, device: str):
+    def __init__(self, first: str, device: str, seats: int | None = None):
         self.first, self.device = first, device
+        seats = seats or (4 if backend.choose(device).device.type == "cpu" else 8)
+        self.line = Line(seats)
         self.names = list(dict.fromkeys([first, "tiny", "3b"]))
         self._lock = threading.Lock()
         self._loader = ThreadPoolExecutor(1, "loader")
@@ -29,8 +32,12 @@ class Speakers:
     def _load(self, name: str) -> "Future[mlmamba.MLMamba]":
         with self._lock:
             if name not in self._models or (self._models[name].done() and self._models[name].exception()):
-                self._models[name] = self._loader.submit(mlmamba.load, name, device=self.device)
+                self._models[name] = self._loader.submit(self._loaded, name)
             return self._models[name]
+
+    def _loaded(self, name: str) -> mlmamba.MLMamba:
+        """A model that writes the answers of all visitors who are served as one batch."""
+        return mlmamba.load(name, device=self.device).serve(self.line.seats)
 
     @property
     def ready(self) -> bool:

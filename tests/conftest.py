@@ -45,13 +45,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @contextmanager
-def serve(model: str, log: Path, patch: str = "") -> Iterator[str]:
-    """`python app.py` in a process of its own, after `patch`; yields its address."""
+def serve(model: str, log: Path, patch: str = "", *options: str) -> Iterator[str]:
+    """`python app.py` in a process of its own, after `patch`, with more `options`; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = f"{patch}\nimport app\napp.main()"
-    command = [sys.executable, "-c", code, "--model", model, "--device", "cpu", "--port", str(port)]
+    command = [sys.executable, "-c", code, "--model", model, "--device", "cpu", "--port", str(port), *options]
     url = f"http://127.0.0.1:{port}/"
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads that wait for each other crawl on a busy machine
     with log.open("w") as out, subprocess.Popen(command, cwd=ROOT, env=alone, stdout=out, stderr=out) as process:
@@ -78,8 +78,9 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def slow_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The same page with a slow, long-winded model: time enough to stop it."""
-    with serve(request.config.getoption("--model"), tmp_path_factory.mktemp("slow") / "log", SLOW) as address:
+    """The same page with a slow, long-winded model, time enough to stop it, and two seats."""
+    log = tmp_path_factory.mktemp("slow") / "log"
+    with serve(request.config.getoption("--model"), log, SLOW, "--seats", "2") as address:
         yield address
 
 

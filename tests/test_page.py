@@ -1,7 +1,10 @@
 """The page in a real browser, and its API, on the embedded model. Nothing here asserts a time."""
 
+import asyncio
+import itertools
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +15,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+import mlmamba
 from page.chat import Chat
 from page.sessions import Speakers
 
@@ -117,22 +121,35 @@ def test_answer_streams_and_stops(visit, slow_url, expect):
     expect(page.locator("#ask")).to_be_visible()
 
 
-def test_waiting_question_can_be_stopped(visit, slow_url, expect):
-    """Two visitors, one model: the second waits, gives up, and gets the question back."""
-    first, second = visit(slow_url), visit(slow_url)
-    for page in (first, second):
+def test_two_are_answered_at_once_and_a_third_waits(visit, slow_url, expect):
+    """Three visitors, two seats: the third is told its place, gives up, and gets the question back."""
+    visitors = first, second, third = [visit(slow_url) for _ in range(3)]
+    for page in visitors:
         page.click("#examples button >> nth=0")
         page.wait_for_selector("#picture img")
         page.fill("#question textarea", "What can you see?")
         page.click("#ask")
         page.wait_for_selector("#stop")
-    expect(first.locator(BOT)).to_have_text(re.compile(r"\w"))
-    expect(second.locator(BOT)).to_have_text("…")
-    second.click("#stop")
-    expect(second.locator("#ask")).to_be_visible()
-    expect(second.locator("#question textarea")).to_have_value("What can you see?")
+        if page is not third:
+            expect(page.locator(BOT)).to_have_text(re.compile(r"\w"))
+    expect(third.locator("#notice")).to_contain_text("you are number 1 in line")
+    for page in (first, second):  # both go on
+        so_far = len(page.inner_text(BOT))
+        page.wait_for_function(f"n => document.querySelector('{BOT}').innerText.length > n", arg=so_far)
+    expect(third.locator(BOT)).to_have_text("…")
+    third.click("#stop")
+    expect(third.locator("#ask")).to_be_visible()
+    expect(third.locator("#question textarea")).to_have_value("What can you see?")
+
+    third.click("#ask")  # once more, and now a seat comes free
+    expect(third.locator("#notice")).to_contain_text("you are number 1 in line")
     first.click("#stop")
     expect(first.locator("#ask")).to_be_visible()
+    expect(third.locator(BOT)).to_have_text(re.compile(r"\w"))
+    expect(third.locator("#notice")).not_to_contain_text("in line")
+    for page in (second, third):
+        page.click("#stop")
+        expect(page.locator("#ask")).to_be_visible()
 
 
 def test_retry_undo_clear_and_new_picture(visit, url, expect):
@@ -402,11 +419,30 @@ def test_a_closed_answer_frees_the_model(request):
             released.set()
 
     session.conversation.ask = endless
-    answer = chat.answer(0.0, 8, visitor)
-    next(answer)
-    assert session.lock.locked() and session.pending
-    answer.close()
+
+    async def leave_after_the_first_words() -> None:
+        answer = chat.answer(0.0, 8, visitor)
+        async for update in answer:
+            if chat.talk in update:
+                break
+        assert session.lock.locked() and session.pending
+        await answer.aclose()
+
+    # in a thread: the browser's client has a loop of its own in this one
+    ThreadPoolExecutor(1).submit(asyncio.run, leave_after_the_first_words()).result()
     assert released.is_set() and session.stop.is_set() and session.pending is None
-    assert not session.lock.locked()
+    assert not session.lock.locked() and not chat.speakers.line.served
     chat.forget(visitor)
     assert not chat.sessions
+
+
+def test_visitors_are_apart(url):
+    """Nine at once through the API, on four seats: each gets what it would have got alone, about its own picture."""
+    pictures = sorted((ROOT / "examples").glob("*.jpg"))[:3]
+    asked = list(itertools.product(pictures, ("What is this?", "What can you see?", "How many cars are there?")))
+    model = mlmamba.load("tiny", device="cpu")
+    alone = [model.chat(picture, question) for picture, question in asked]
+    assert len(set(alone)) > 5  # else getting another's answer would go unseen
+    client = Client(url, verbose=False)
+    jobs = [client.submit(handle_file(picture), question, api_name="/ask") for picture, question in asked]
+    assert [job.result() for job in jobs] == alone

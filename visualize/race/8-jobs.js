@@ -1,6 +1,6 @@
 // Measuring here: starting it, its progress in words, stopping it. One thing at a time.
 
-const WAITING = 'Waiting for the model: it does one thing at a time for all visitors …';
+const WAITING = 'Waiting for the machine: a race has it for itself …';
 
 /** Start a "race" or a "scaling"; what comes of it is shown, what goes wrong is said in one sentence. */
 async function startJob(view, mode, args) {
