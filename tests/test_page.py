@@ -152,6 +152,27 @@ def test_two_are_answered_at_once_and_a_third_waits(visit, slow_url, expect):
         expect(page.locator("#ask")).to_be_visible()
 
 
+def test_a_race_waits_until_nobody_is_answered(visit, slow_url, expect):
+    talker, racer = visit(slow_url), visit(slow_url)
+    talker.click("#examples button >> nth=0")
+    talker.wait_for_selector("#picture img")
+    talker.fill("#question textarea", "What can you see?")
+    talker.click("#ask")
+    expect(talker.locator(BOT)).to_have_text(re.compile(r"\w"))
+    racer.click('[role=tab]:has-text("Race")')
+    doing = racer.locator("#race [data-at=race-doing]")
+    racer.click("#race [data-at=race-go]")
+    expect(doing).to_contain_text("number 1 in line")
+    talker.click("#stop")
+    expect(doing).to_contain_text("run 1 of")
+    talker.click("#suggestions button >> nth=0")  # nobody is answered meanwhile
+    expect(talker.locator("#notice")).to_contain_text("number 1 in line")
+    racer.click("#race [data-at=race-stop]")
+    expect(talker.locator("#notice")).not_to_contain_text("in line")
+    talker.click("#stop")
+    expect(talker.locator("#ask")).to_be_visible()
+
+
 def test_retry_undo_clear_and_new_picture(visit, url, expect):
     page = visit(url)
     page.click("#examples button >> nth=0")
