@@ -1,7 +1,9 @@
 """The one place that picks a device, a dtype and the kernels; no other file names "cuda"."""
 
 import importlib.util
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -77,6 +79,22 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given, so that a clock read now is true."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
+
+
+@contextmanager
+def within_memory(device: torch.device) -> Iterator[None]:
+    """Tell of memory that runs out as UserError, and leave the device with room for the next, smaller request."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # on a CPU PyTorch raises no class of its own
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that there was memory for
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise UserError(
+            "The memory is full; clear the chat or ask in fewer words, or try again when fewer people ask."
+        ) from None
 
 
 def gpu_name(device: torch.device) -> str | None:

@@ -12,7 +12,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from mlmamba.backend import synchronize
+from mlmamba.backend import synchronize, within_memory
 from mlmamba.connector import ConnectorOutput
 from mlmamba.decoding import Wish
 from mlmamba.errors import UserError
@@ -185,8 +185,22 @@ class Conversation:
         stop: threading.Event | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[str]:
-        """Answer piece by piece. Closing the iterator or setting `stop` ends it; what was said is kept."""
+        """Answer piece by piece. Closing the iterator or setting `stop` ends it; what was said is kept.
+
+        Raises UserError for a question that can't be asked, and where the memory runs out: then nothing was said.
+        """
         check_question(question)
+        with within_memory(self.model.backend.device):
+            yield from self._ask(question, max_new_tokens, temperature, stop, generator)
+
+    def _ask(
+        self,
+        question: str,
+        max_new_tokens: int,
+        temperature: float,
+        stop: threading.Event | None,
+        generator: torch.Generator | None,
+    ) -> Iterator[str]:
         model, tokenizer = self.model, self.model.chat_tokenizer
         timings, start = Timings(), time.perf_counter()
         prompt = tokenizer.prompt(question, first=not self.turns)

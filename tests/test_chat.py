@@ -1,6 +1,8 @@
 """Talking with the embedded model: the state that is carried, prompts, and what a caller may get wrong."""
 
+import itertools
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from tokenizers import Tokenizer
 import mlmamba
 from mlmamba import UserError
 from mlmamba.chat import MAX_QUESTION, ChatTokenizer
-from mlmamba.decoding import Wish
+from mlmamba.decoding import Together, Wish
 
 NEOX = Path(__file__).parents[2] / "shared" / "data" / "gpt-neox-20b-tokenizer.json"
 
@@ -191,3 +193,53 @@ def test_forward_reads_pixels_and_words(model, picture):
     torch.testing.assert_close(
         logits[0, -1], everything(model, picture, [("Is there a dog?", "")], "csm"), atol=1e-4, rtol=1e-4
     )
+
+
+FULL = {
+    "gpu": lambda: torch.OutOfMemoryError("CUDA out of memory."),
+    "python": lambda: MemoryError(),
+    "cpu": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+}
+
+
+@pytest.mark.parametrize("fault", FULL.values(), ids=FULL.keys())
+@pytest.mark.parametrize("seats", [0, 2])
+@pytest.mark.parametrize("after", [0, 2])
+def test_memory_that_runs_out_is_told_and_the_next_question_is_answered(
+    model, picture, monkeypatch, fault, seats, after
+):
+    """While the picture is read or in mid-answer, decoding alone or with others; what the failed pass held is freed."""
+    expected = model.chat(picture, "Is there a dog?")
+    lm, forward, held = model.language_model, model.language_model.forward, []
+    passes = itertools.count()
+
+    def failing(*args, **kwargs):
+        tensor = torch.zeros(1000)
+        held.append(weakref.ref(tensor))
+        if next(passes) == after + 1:
+            raise fault()
+        return forward(*args, **kwargs)
+
+    decoder = Together(lm, seats) if seats else model.decoder
+    monkeypatch.setattr(model, "decoder", decoder)
+    conversation = model.start(picture)
+    monkeypatch.setattr(lm, "forward", failing)
+    with pytest.raises(UserError, match="memory is full") as told:
+        list(conversation.ask("What can you see?"))
+    monkeypatch.setattr(lm, "forward", forward)
+    assert conversation.turns == []
+    if not seats:  # though the error is still held
+        assert told.value.__context__ is not None
+        assert [ref() for ref in held] == [None] * len(held)
+    assert "".join(conversation.ask("Is there a dog?")) == expected
+    if seats:
+        decoder.close()
+
+
+def test_another_fault_is_not_taken_for_one_of_memory(model, picture, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(model.language_model, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(model.start(picture).ask("Is there a dog?"))
