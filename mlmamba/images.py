@@ -1,12 +1,13 @@
 """Any picture that a person may upload -> an upright RGB picture, or one sentence that says what is wrong."""
 
 import io
+import re
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from mlmamba.errors import UserError
 
@@ -17,9 +18,18 @@ MAX_PIXELS = 50_000_000
 # no tower sees more than 384 px, so that a large JPEG may be decoded at a half, a quarter or an eighth
 DRAFT_SIZE = (1536, 1536)
 
-# Pillow reads many more, some of them by running other programs (EPS)
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "HEIF", "AVIF", "BMP", "TIFF", "ICO", "JPEG2000", "PPM")
+# Pillow reads many more, some of them by running other programs (EPS), some before their size is known (ICO)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "HEIF", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
 ASKED_FOR = "JPEG, PNG, WebP, GIF, HEIC, BMP or TIFF"
+
+# What keeps a small file from taking minutes or gigabytes; sound pictures stay far below
+MAX_READS = 10_000  # to open a file: pieces, chunks, tags, comments
+MAX_SCANS = 100  # each goes over all pixels of a JPEG; a progressive one has about ten
+MAX_STRIPS = 2 * 1024**2  # bytes of a TIFF's table of strips or tiles, each of which becomes an object
+STRIP_TABLES = (TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.TILEOFFSETS)
+# what starts a segment of a JPEG; the others stand within a scan or alone
+JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", 0xDA, 0xD9
 
 
 def open_image(source: ImageSource) -> Image.Image:
@@ -30,14 +40,19 @@ def open_image(source: ImageSource) -> Image.Image:
     size in pixels is known.
     """
     register_heif()
+    guard_tags()
     name = f" {Path(source).name}" if isinstance(source, str | Path) else ""
     try:
         if isinstance(source, Image.Image):
             image = source
             check_size(*image.size)
         else:
-            image = Image.open(io.BytesIO(read(source)), formats=FORMATS)
+            data = read(source)
+            check_scans(data)
+            file = Pieces(data)
+            image = Image.open(file, formats=FORMATS)
             check_size(*image.size)
+            file.left = None
             image.draft("RGB", DRAFT_SIZE)  # only a JPEG that is larger heeds it
         image.load()
         return upright_rgb(image)
@@ -79,6 +94,64 @@ def read(source: str | Path | bytes | bytearray | BinaryIO) -> bytes:
             "save the picture smaller and try again."
         )
     return data
+
+
+class Pieces(io.BytesIO):
+    """A file in memory that is read in at most MAX_READS pieces until `left` is None."""
+
+    left: int | None = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise ValueError("the file is in too many pieces")
+        return super().read(size)
+
+
+class Once:
+    """A file of which no more is read than it holds."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        here = file.tell()
+        self.left = file.seek(0, io.SEEK_END)
+        file.seek(here)
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise ValueError("tags of the file share their bytes")
+        return data
+
+
+@cache
+def guard_tags() -> None:
+    """Teach Pillow to refuse a TIFF or EXIF whose tags are larger than the file.
+
+    It reads all tags at once, and thousands of them may point at the same megabytes.
+    """
+    load = TiffImagePlugin.ImageFileDirectory_v2.load
+
+    def guarded(self: TiffImagePlugin.ImageFileDirectory_v2, fp: BinaryIO) -> None:
+        load(self, Once(fp))  # type: ignore[arg-type]
+        if any(len(self._tagdata.get(tag, b"")) > MAX_STRIPS for tag in STRIP_TABLES):
+            raise ValueError("the picture is in too many strips")
+
+    TiffImagePlugin.ImageFileDirectory_v2.load = guarded  # type: ignore[method-assign, assignment]
+
+
+def check_scans(data: bytes) -> None:
+    """Refuse a JPEG that would go over its pixels for hours, a few bytes at a time."""
+    scans, at = 0, len(JPEG_START)
+    while data.startswith(JPEG_START) and (marker := JPEG_MARKER.search(data, at)):
+        if marker[1][0] == JPEG_END:
+            break
+        scans += marker[1][0] == JPEG_SCAN
+        if scans > MAX_SCANS:
+            raise ValueError("the JPEG has too many scans")
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
 
 
 def check_size(width: int, height: int) -> None:

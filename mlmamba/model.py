@@ -134,6 +134,14 @@ def reader(config: LanguageConfig | TransformerConfig) -> LanguageModel | Transf
     return LanguageModel(config) if isinstance(config, LanguageConfig) else Transformer(config)
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A `tokenizer.json`. Raises UserError when it is none."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises no narrower one
+        raise UserError(f"{path} is not a readable tokenizer; fetch it again.") from error
+
+
 def load(
     name: str | Path = "tiny",
     *,
@@ -149,9 +157,13 @@ def load(
     chosen = backend.choose(device, dtype)
     folder = hub.find(name)
     config = MLMambaConfig.load(folder / weights.CONFIG)
-    tokenizer = Tokenizer.from_file(str(hub.tokenizer_file(folder)))
-    # the weights come from the file, so none are made here; a Transformer also has tables that are in no file
-    with torch.device("meta" if isinstance(config.language, LanguageConfig) else "cpu"):
+    tokenizer = read_tokenizer(hub.tokenizer_file(folder))
+    # the weights come from the file, so none are made here
+    with torch.device("meta"):
+        model = MLMamba(config, tokenizer)
+    if not isinstance(config.language, LanguageConfig):
+        # a Transformer also has tables that are in no file; it is made where the file holds as much as it will take
+        weights.check_fits(model, folder / weights.WEIGHTS)
         model = MLMamba(config, tokenizer)
     weights.load_into(model, folder / weights.WEIGHTS)
     if vision:

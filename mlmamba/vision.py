@@ -254,6 +254,8 @@ class Vision(nn.Module):
 
     def __init__(self, config: VisionConfig, *, pretrained: bool = True) -> None:
         super().__init__()
+        if not config.towers:
+            raise UserError("config.json names no vision towers; name them, or load with vision=False.")
         self.config, self.image_size = config, config.image_size
         towers = [build_tower(name, config.image_size, pretrained) for name in config.towers]
         self.grid = towers[0].grid

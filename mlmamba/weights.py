@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,6 +17,8 @@ from mlmamba.errors import UserError
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 VISION = "vision.safetensors"  # of towers that are not to be fetched by name
 CHECKSUM = "model.safetensors.sha256"  # beside weights that were converted, as `sha256sum` writes it
+MAX_HEADER_BYTES = 8 * 1024**2  # of a safetensors file; that of the 3B model has less than 0.1 MB
+FLOATS = ("F64", "F32", "F16", "BF16")
 MAMBA2_WEIGHTS = "pytorch_model.bin"  # of a language model alone, as in `state-spaces/mamba2-2.7b`
 
 # The vision towers that give patch features of a width; the pickle doesn't name them
@@ -75,20 +77,33 @@ def sound(folder: Path) -> bool:
     if not (folder / WEIGHTS).is_file():
         return False
     noted = folder / CHECKSUM
-    return not noted.exists() or noted.read_text(encoding="utf-8").split()[:1] == [sha256(folder / WEIGHTS)]
+    return not noted.exists() or noted.read_bytes().split()[:1] == [sha256(folder / WEIGHTS).encode()]
 
 
 def load_into(module: nn.Module, path: Path) -> None:
     """Fill `module` from a safetensors file; a missing, an extra or a wrongly shaped tensor is a UserError."""
+    check_fits(module, path)
+    module.load_state_dict(load_file(path), strict=True, assign=True)
+
+
+def check_fits(module: nn.Module, path: Path) -> None:
+    """Raise UserError unless a safetensors file holds just the tensors of `module`; only its header is read."""
     try:
-        tensors = load_file(path)
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > MAX_HEADER_BYTES:
+                raise SafetensorError("its header is too large")
+        with safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_slice(name) for name in opened.keys()}
+            found = {name: torch.Size(tensor.get_shape()) for name, tensor in tensors.items()}
+            kinds = {name: tensor.get_dtype() for name, tensor in tensors.items()}
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}); fetch or convert it again.") from error
+        reason = str(error).rstrip(".")
+        raise UserError(f"{path} is not a readable safetensors file ({reason}); fetch or convert it again.") from error
     expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != found:
         raise UserError(f"{path} does not fit its {CONFIG}: {_difference(expected, found)}.")
-    module.load_state_dict(tensors, strict=True, assign=True)
+    if wrong := sorted(name for name, kind in kinds.items() if kind not in FLOATS):
+        raise UserError(f"{path} does not fit its {CONFIG}: {wrong[0]} is of {kinds[wrong[0]]}, not of floats.")
 
 
 def _difference(expected: dict[str, torch.Size], found: dict[str, torch.Size]) -> str:
