@@ -1,25 +1,45 @@
 """The page: talk with ML-Mamba about a picture.
 
-python app.py [--model tiny] [--device auto] [--host 127.0.0.1] [--port 7860] [--root-path /path]
+python app.py [--model tiny] [--device auto] [--host 127.0.0.1] [--port 7860] [--root-path /path] [--seats 4]
+
+Where a command line can't be given, MLMAMBA_MODEL names the model, and Gradio reads GRADIO_SERVER_NAME,
+GRADIO_SERVER_PORT and GRADIO_ROOT_PATH. MLMAMBA_LOGIN=user:password asks everybody for these two.
 """
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 
 import gradio as gr
 
 from mlmamba.errors import UserError
+from mlmamba.images import MAX_FILE_BYTES
 from page.chat import EXAMPLES_DIR, Chat
 from page.race import Race
 from page.see import See
 from page.sessions import Speakers
-from page.texts import SUBTITLE, TITLE
+from page.texts import SUBTITLE, TITLE, line
 from page.theme import theme
 from visualize.component import STYLES
 
 PAGE_DIR = Path(__file__).resolve().parent / "page"
-MAX_FILE_SIZE = "32mb"
+MAX_FILE_SIZE = "32mb"  # what the server takes at all; above MAX_FILE_BYTES, so that ours is the sentence
+KEPT_S = 86400  # how long a visitor's file stays at most
+SWEEP_S = 3600  # how often older ones are looked for
+LOGIN = "MLMAMBA_LOGIN"
+
+TOO_LARGE = (
+    f"The file is larger than the limit of {MAX_FILE_BYTES // 1024**2} MB; save the picture smaller and try again."
+)
+# Gradio itself refuses a file that is too large without a word.
+REFUSE = f"""() => document.addEventListener("change", (event) => {{
+  if (![...(event.target.files ?? [])].some((file) => file.size > {MAX_FILE_BYTES})) return;
+  event.stopImmediatePropagation();
+  event.target.value = "";
+  document.querySelector("#too-large").click();
+}}, true)"""
 
 HEADER = f"<h1>{TITLE}</h1><p>{SUBTITLE}</p>"
 FOOTER = (
@@ -33,7 +53,7 @@ FOOTER = (
 
 def build(speakers: Speakers) -> gr.Blocks:
     """The whole page: header, one tab each to ask, to see the scan, and to race, footer."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True) as demo:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SWEEP_S, KEPT_S), fill_width=True) as demo:
         gr.HTML(HEADER, elem_id="header")
         chat = Chat(speakers)
         see = See(chat)
@@ -58,36 +78,72 @@ def build(speakers: Speakers) -> gr.Blocks:
         )
         demo.unload(chat.forget)
         demo.unload(race.forget)
+        refused = gr.Button(visible="hidden", elem_id="too-large")
+        refused.click(
+            lambda: [line(TOO_LARGE)] * 2,
+            None,
+            [chat.notice, see.notice],
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+        demo.load(None, js=REFUSE, api_visibility="private")
+    for block in demo.blocks.values():  # Gradio would delete the buttons' pictures as a visitor's
+        block.keep_in_cache |= block.temp_files
     return demo.queue(max_size=32)
+
+
+def login() -> tuple[str, str] | None:
+    """The user and the password that everybody is asked for, or None. Raises UserError unless it has both."""
+    if LOGIN not in os.environ:
+        return None
+    user, _, password = os.environ[LOGIN].partition(":")
+    if not user.strip() or not password:  # an empty one too, lest a typing error open the page to all
+        raise UserError(f"Set {LOGIN} to user:password, both not empty, or unset it to let everybody in.")
+    return user.strip(), password
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="tiny", help='"tiny", "3b", a folder, or a Hub id')
+    parser.add_argument(
+        "--model",
+        default=os.environ.get("MLMAMBA_MODEL", "tiny"),
+        help='"tiny", "3b", a folder, or a Hub id (default: MLMAMBA_MODEL, or tiny)',
+    )
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda" or "mps"')
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for all (default: only this machine)")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or a free one from 7860")
+    parser.add_argument("--seats", type=int, help="how many answers are written at once (default: 4; 8 on a GPU)")
     parser.add_argument("--root-path", help="path of the page behind a proxy")
     args = parser.parse_args()
+    # what stops a container or a service; as Ctrl-C does, it lets Gradio delete its files
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        speakers = Speakers(args.model, args.device)
+        auth = login()
+        speakers = Speakers(args.model, args.device, args.seats)
         demo = build(speakers)
         demo.launch(
             server_name=args.host,
             server_port=args.port,
             root_path=args.root_path,
+            auth=auth,
+            ssr_mode=False,  # a Space would put Node.js in front
             theme=theme(),
             css_paths=[PAGE_DIR / "page.css", *STYLES],
             js=(PAGE_DIR / "page.js").read_text(encoding="utf-8"),
             favicon_path=PAGE_DIR / "icon.png",
+            max_threads=128,  # as many events go on at once, those too that only wait in line
             max_file_size=MAX_FILE_SIZE,
             footer_links=["api"],  # for the link in our own footer; Gradio's is hidden by the CSS
             run_history=False,
             allowed_paths=[str(EXAMPLES_DIR)],
             prevent_thread_lock=True,
         )
-        speakers.wait()  # the page is open meanwhile, on a recording
-        demo.block_thread()
+        try:
+            speakers.wait()  # the page is open meanwhile, on a recording
+        except KeyboardInterrupt:
+            demo.close()
+        demo.block_thread()  # ends on Ctrl-C by itself
     except UserError as problem:
         sys.exit(str(problem))
 

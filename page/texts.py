@@ -20,9 +20,9 @@ SUBTITLE = "Show it a picture and ask. Patches and words are both read by Mamba-
 ABOUT = {  # what each model is, can and can't; the one place on the page that says so
     "tiny": (
         "trained for this page, besides a frozen image encoder",
-        "answers short English questions about everyday things, and is best at “Is there a …?”.",
-        "It is often wrong, misses small things, can't read text, doesn't recognise people, and knows "
-        "nothing beyond the picture.",
+        "answers short English questions about everyday things, best “Is there a …?”, colours and places.",
+        "It is often wrong, above all about numbers and photos, misses small things, can't read text, doesn't "
+        "recognise people, and knows nothing beyond the picture.",
     ),
     "3b": (
         "the paper's own model",
