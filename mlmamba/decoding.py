@@ -10,6 +10,7 @@ state: at every step all seats go one token on, whoever sits there. What one use
 is there, because a step always has the same shape and no seat looks at another.
 """
 
+import atexit
 import queue
 import threading
 from collections.abc import Iterator
@@ -111,6 +112,7 @@ class Together:
         self.room = threading.Semaphore(seats)
         self.thread = threading.Thread(target=self._run, name="decoder", daemon=True)
         self.thread.start()
+        atexit.register(self.close)  # a thread that is cut off amid PyTorch would abort the process
 
     def start(self, output: LanguageOutput, wish: Wish) -> "Seat":
         """Waits for a seat where all are taken; whoever is told to stop meanwhile has said nothing."""
@@ -123,8 +125,10 @@ class Together:
         return seat
 
     def close(self) -> None:
-        """End the thread once nobody is there."""
+        """End the thread once nobody is there; waits a moment for it."""
+        atexit.unregister(self.close)
         self.arrivals.put(None)
+        self.thread.join(5)
 
     @torch.inference_mode()
     def _run(self) -> None:

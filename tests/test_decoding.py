@@ -1,8 +1,11 @@
 """Several answers decoded as one batch are what each would be alone, to the bit whoever else is there."""
 
 import random
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from mlmamba.mamba2 import LanguageModel
 from mlmamba.model import MLMamba
 from mlmamba.vision import Vision
 
+ROOT = Path(__file__).parents[1]
 END = -1  # no token: answers here end by their length, or by whoever stops them
 QUESTIONS = ("Is there a dog?", "What can you see?", "How many cats are there?", "What is this?", "Where is it?")
 
@@ -44,7 +48,6 @@ def together(lm):
     decoder = Together(lm, seats=3)
     yield decoder
     decoder.close()
-    decoder.thread.join(5)
     assert not decoder.thread.is_alive()
 
 
@@ -184,3 +187,9 @@ def test_conversations_at_once_are_as_each_alone(model):
     finally:
         model.decoder.close()
         model.decoder = Alone(model.language_model)
+
+
+def test_a_process_that_served_ends_in_peace():
+    code = "import mlmamba; print(mlmamba.load('tiny', device='cpu').serve(2).chat('examples/meadow.jpg', 'A dog?'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.strip() and not done.stderr, done.stderr
