@@ -15,7 +15,7 @@ from pathlib import Path
 import gradio as gr
 
 from mlmamba.errors import UserError
-from mlmamba.images import MAX_FILE_BYTES
+from mlmamba.images import MAX_FILE_BYTES, too_large
 from page.chat import EXAMPLES_DIR, Chat
 from page.race import Race
 from page.see import See
@@ -30,9 +30,6 @@ KEPT_S = 86400  # how long a visitor's file stays at most
 SWEEP_S = 3600  # how often older ones are looked for
 LOGIN = "MLMAMBA_LOGIN"
 
-TOO_LARGE = (
-    f"The file is larger than the limit of {MAX_FILE_BYTES // 1024**2} MB; save the picture smaller and try again."
-)
 # Gradio itself refuses a file that is too large without a word.
 REFUSE = f"""() => document.addEventListener("change", (event) => {{
   if (![...(event.target.files ?? [])].some((file) => file.size > {MAX_FILE_BYTES})) return;
@@ -80,7 +77,7 @@ def build(speakers: Speakers) -> gr.Blocks:
         demo.unload(race.forget)
         refused = gr.Button(visible="hidden", elem_id="too-large")
         refused.click(
-            lambda: [line(TOO_LARGE)] * 2,
+            lambda: [line(str(too_large()))] * 2,
             None,
             [chat.notice, see.notice],
             queue=False,
@@ -116,7 +113,7 @@ def main() -> None:
     parser.add_argument("--seats", type=int, help="how many answers are written at once (default: 4; 8 on a GPU)")
     parser.add_argument("--root-path", help="path of the page behind a proxy")
     args = parser.parse_args()
-    # what stops a container or a service; as Ctrl-C does, it lets Gradio delete its files
+    # what stops a container or a service ends the page as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         auth = login()

@@ -89,10 +89,7 @@ def read(source: str | Path | bytes | bytearray | BinaryIO) -> bytes:
     if not data:
         raise UserError(f"The file is empty; upload a {ASKED_FOR} file.")
     if len(data) > MAX_FILE_BYTES:
-        raise UserError(
-            f"The file is larger than the limit of {MAX_FILE_BYTES // 1024**2} MB; "
-            "save the picture smaller and try again."
-        )
+        raise too_large()
     return data
 
 
@@ -159,6 +156,12 @@ def check_size(width: int, height: int) -> None:
         raise UserError("The picture has no pixels; upload another one.")
     if width * height > MAX_PIXELS:
         raise too_many_pixels(f"{width:,} x {height:,} pixels")
+
+
+def too_large() -> UserError:
+    return UserError(
+        f"The file is larger than the limit of {MAX_FILE_BYTES // 1024**2} MB; save the picture smaller and try again."
+    )
 
 
 def too_many_pixels(size: str = "too many pixels") -> UserError:
