@@ -193,3 +193,11 @@ def test_a_process_that_served_ends_in_peace():
     code = "import mlmamba; print(mlmamba.load('tiny', device='cpu').serve(2).chat('examples/meadow.jpg', 'A dog?'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.strip() and not done.stderr, done.stderr
+
+
+def test_nothing_of_a_visitor_stays_in_a_seat(lm, together):
+    (output,) = prompts(lm, 1)
+    assert len(list(together.start(output, wish(4)))) == 4
+    together.close()  # so that its thread has done all
+    for layer in together.state:
+        assert not layer.conv.any() and not layer.ssm.any()
