@@ -200,4 +200,4 @@ def test_nothing_of_a_visitor_stays_in_a_seat(lm, together):
     assert len(list(together.start(output, wish(4)))) == 4
     together.close()  # so that its thread has done all
     for layer in together.state:
-        assert not layer.conv.any() and not layer.ssm.any()
+        assert not layer.conv[0].any() and not layer.ssm[0].any()
