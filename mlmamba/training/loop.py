@@ -277,6 +277,9 @@ def train(objective: Objective, batches: Dataset[Any], recipe: Recipe, out: Path
         weights.save(objective.model.config, own, out)
         for name, entries in met_on_the_way(out).items():
             print(f"{name}: {len(entries)} ({', '.join(entries[:5])}{', …' if len(entries) > 5 else ''}); all in {LOG}")
+    # none leaves before the weights are written, nor while a thread still holds tensors of the last exchange: a process
+    # that ends under such a thread is aborted
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
