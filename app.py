@@ -16,7 +16,9 @@ import gradio as gr
 
 from mlmamba.errors import UserError
 from mlmamba.images import MAX_FILE_BYTES, too_large
+from page.api import Api
 from page.chat import EXAMPLES_DIR, Chat
+from page.limits import KEPT_S
 from page.race import Race
 from page.see import See
 from page.sessions import Speakers
@@ -26,8 +28,7 @@ from visualize.component import STYLES
 
 PAGE_DIR = Path(__file__).resolve().parent / "page"
 MAX_FILE_SIZE = "32mb"  # what the server takes at all; above MAX_FILE_BYTES, so that ours is the sentence
-KEPT_S = 86400  # how long a visitor's file stays at most
-SWEEP_S = 3600  # how often older ones are looked for
+SWEEP_S = 60  # how often files are looked for that have been kept long enough
 LOGIN = "MLMAMBA_LOGIN"
 
 # Gradio itself refuses a file that is too large without a word.
@@ -42,19 +43,22 @@ HEADER = f"<h1>{TITLE}</h1><p>{SUBTITLE}</p>"
 FOOTER = (
     '<p>Paper: <a href="https://arxiv.org/abs/2407.19832" target="_blank" rel="noopener">ML-Mamba: Efficient '
     "Multi-Modal Large Language Model Utilizing Mamba-2 (arXiv 2407.19832)</a></p>"
-    "<p>From Python: <code>gradio_client</code>, endpoint <code>/ask</code> "
-    '(<a href="#" id="api-link">how</a>). '
-    "Pictures stay on this server and are deleted after a day.</p>"
+    "<p>From programs: <code>/ask</code>, <code>/scan</code> and <code>/race</code>, by gradio_client or as tools over "
+    'MCP (<a href="#" id="api-link">how</a>). '
+    "Pictures stay on this server and are deleted within an hour.</p>"
 )
 
 
 def build(speakers: Speakers) -> gr.Blocks:
     """The whole page: header, one tab each to ask, to see the scan, and to race, footer."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SWEEP_S, KEPT_S), fill_width=True) as demo:
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(SWEEP_S, KEPT_S - SWEEP_S), fill_width=True
+    ) as demo:
         gr.HTML(HEADER, elem_id="header")
         chat = Chat(speakers)
         see = See(chat)
         race = Race(chat)
+        Api(chat, race).lay_out()  # first: names are given in order
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Ask", id="ask"):
                 chat.lay_out()
@@ -74,7 +78,6 @@ def build(speakers: Speakers) -> gr.Blocks:
             show_progress="hidden",
         )
         demo.unload(chat.forget)
-        demo.unload(race.forget)
         refused = gr.Button(visible="hidden", elem_id="too-large")
         refused.click(
             lambda: [line(str(too_large()))] * 2,
@@ -131,6 +134,7 @@ def main() -> None:
             favicon_path=PAGE_DIR / "icon.png",
             max_threads=128,  # as many events go on at once, those too that only wait in line
             max_file_size=MAX_FILE_SIZE,
+            mcp_server=True,
             footer_links=["api"],  # for the link in our own footer; Gradio's is hidden by the CSS
             run_history=False,
             allowed_paths=[str(EXAMPLES_DIR)],

@@ -19,7 +19,8 @@ import gradio as gr
 import mlmamba
 from mlmamba.chat import check_question
 from mlmamba.errors import UserError
-from page.sessions import Session, Speakers
+from page.limits import ANSWER_S, ANSWER_TOKENS, FULL, LATE, TURNS, Late, in_time
+from page.sessions import Session, Sessions, Speakers
 from page.texts import CONNECTORS, LOADING, MODEL_LABELS, about, line, messages, status, turns_of
 
 EXAMPLES_DIR = Path(__file__).resolve().parent.parent / "examples"
@@ -37,16 +38,14 @@ class Chat:
 
     def __init__(self, speakers: Speakers):
         self.speakers = speakers
-        self.sessions: dict[str, Session] = {}
+        self.sessions = Sessions(speakers.first)
 
     def session(self, request: gr.Request) -> Session:
-        return self.sessions.setdefault(request.session_hash or "", Session(self.speakers.first))
+        return self.sessions.of(request.session_hash or "")
 
     def forget(self, request: gr.Request) -> None:
         """The visitor has left: end the answer, free the memory."""
-        session = self.sessions.pop(request.session_hash or "", None)
-        if session:
-            session.stop.set()
+        self.sessions.end(request.session_hash or "")
 
     def show(self, session: Session, notice: str = "", kind: str = "problem", busy: bool = False) -> dict:
         """Everything that follows from the state of a session, at rest or (busy) while it answers."""
@@ -74,33 +73,41 @@ class Chat:
         if session.image:
             session.conversation = model.start(session.image, session.connector, turns or ())
 
-    def recover(self, session: Session, path: str | None, said: Sequence[dict]) -> None:
-        """Take picture and turns from the page if the server lost them (a restart, a browser asleep)."""
-        if session.conversation is None and path:
+    def recover(self, session: Session, picture: dict | None, said: Sequence[dict]) -> None:
+        """Take picture and turns from the page if the server lost them (a restart, a browser asleep).
+
+        `picture` is Gradio's own account of a file, which it has found to be one of the page's.
+        """
+        if session.conversation is None and picture:
+            path = Path(picture["path"])
+            if not (session.image or path.is_file()):
+                raise UserError("This picture has been deleted, as all are after an hour; please choose it again.")
             session.image = session.image or mlmamba.open_image(path)
             self.converse(session, turns_of(said))
 
-    def pose(self, session: Session, question: str, path: str | None = None, said: Sequence[dict] = ()) -> None:
+    def pose(self, session: Session, question: str, picture: dict | None = None, said: Sequence[dict] = ()) -> None:
         """Make a question the one to be answered next. Raises UserError for one that can't be asked now."""
         if session.pending is not None:
             raise UserError(BUSY)
-        self.recover(session, path, said)
+        self.recover(session, picture, said)
         if session.conversation is None:
             raise UserError("Please choose a picture first: drop one on the page or take an example.")
+        if len(session.turns) >= TURNS:
+            raise UserError(FULL)
         check_question(question or "")
         session.pending, session.stop = question.strip(), threading.Event()
 
-    def begin(self, question: str, path: str | None, said: list, request: gr.Request) -> dict:
+    def begin(self, question: str, picture: dict | None, said: list, request: gr.Request) -> dict:
         """Check a question and show it; `answer` follows in the queue. What is refused stays in the box."""
         session = self.session(request)
         try:
-            self.pose(session, question, path, said)
+            self.pose(session, question, picture, said)
         except UserError as problem:
             return {self.notice: line(str(problem))}
         return self.show(session, busy=True)
 
-    def begin_box(self, question: str, path: str | None, said: list, request: gr.Request) -> dict:
-        begun = self.begin(question, path, said, request)
+    def begin_box(self, question: str, picture: dict | None, said: list, request: gr.Request) -> dict:
+        begun = self.begin(question, picture, said, request)
         return begun | {self.box: ""} if self.talk in begun else begun
 
     async def answer(self, temperature: float, length: int, request: gr.Request) -> AsyncGenerator[dict, None]:
@@ -125,22 +132,27 @@ class Chat:
     def speak(self, session: Session, temperature: float, length: int) -> Generator[dict, None, None]:
         """The answer to the pending question, piece by piece."""
         with session.lock:
-            question, stop, failure = session.pending, session.stop, ""
+            question, stop, failure, note = session.pending, session.stop, "", ""
             if question is None or session.conversation is None:
                 yield {self.notice: gr.skip()}
                 return
             try:
                 turns, text, shown = list(session.turns), "", time.monotonic()
                 yield {self.notice: ""}  # no longer in line
-                pieces: Any = session.conversation.ask(
-                    question, max_new_tokens=int(length or 64), temperature=temperature or 0.0, stop=stop
+                pieces = session.conversation.ask(
+                    question,
+                    max_new_tokens=min(int(length or 64), ANSWER_TOKENS),
+                    temperature=temperature or 0.0,
+                    stop=stop,
                 )
-                with closing(pieces):
-                    for piece in pieces:
+                with closing(in_time(pieces, ANSWER_S, LATE)) as timely:
+                    for piece in timely:
                         text += piece
                         if time.monotonic() - shown >= FRAME_S:
                             shown = time.monotonic()
                             yield {self.talk: messages(turns, question, text)}
+            except Late as problem:  # what was said is kept
+                note = str(problem)
             except UserError as problem:
                 failure = str(problem)
             except Exception:
@@ -154,17 +166,20 @@ class Chat:
         if halted:  # whoever halted it shows what comes of it
             yield {self.notice: gr.skip()}
         else:
-            yield self.show(session, failure) | ({self.box: question} if failure else {})
+            yield self.show(session, failure or note) | ({self.box: question} if failure else {})
 
     def halt(self, request: gr.Request) -> dict:
         session = self.session(request)
         waiting = session.halt()
         return self.show(session, "Stopped.", "info") | ({self.box: waiting} if waiting else {})
 
-    def retry(self, path: str | None, said: list, request: gr.Request) -> dict:
+    def retry(self, picture: dict | None, said: list, request: gr.Request) -> dict:
         session = self.session(request)
         session.halt()
-        self.recover(session, path, said)
+        try:
+            self.recover(session, picture, said)
+        except UserError as problem:
+            return self.show(session, str(problem))
         if not session.conversation or not session.turns:
             return self.show(session, "There is no answer to try again yet.", "info")
         question = session.turns[-1][0]
@@ -172,10 +187,13 @@ class Chat:
         session.pending, session.stop = question, threading.Event()
         return self.show(session, busy=True)
 
-    def undo(self, path: str | None, said: list, request: gr.Request) -> dict:
+    def undo(self, picture: dict | None, said: list, request: gr.Request) -> dict:
         session = self.session(request)
         session.halt()
-        self.recover(session, path, said)
+        try:
+            self.recover(session, picture, said)
+        except UserError as problem:
+            return self.show(session, str(problem))
         if not session.conversation or not session.turns:
             return self.show(session, "There is nothing to undo.", "info")
         question = session.turns[-1][0]
@@ -248,19 +266,6 @@ class Chat:
             session.conversation.use(kind)
         note = f"{kind.upper()} reads the picture from the next question on." if session.turns else ""
         return self.show(session, note, "info")
-
-    async def api(self, image: str, question: str) -> str:
-        """Answer one question about one picture, at temperature 0."""
-
-        def answer() -> str:
-            return "".join(self.speakers.get(self.speakers.first).chat(image, question or ""))
-
-        try:
-            if not image:
-                raise UserError("Please send a picture with the question.")
-            return await self.speakers.line.once(answer)
-        except UserError as problem:
-            raise gr.Error(str(problem), print_exception=False) from problem
 
     @staticmethod
     def kinds(model: mlmamba.MLMamba) -> list[tuple[str, str]]:
@@ -378,7 +383,7 @@ class Chat:
                 )
                 length = gr.Slider(
                     8,
-                    256,
+                    ANSWER_TOKENS,
                     64,
                     step=8,
                     label="Answer length",
@@ -397,9 +402,11 @@ class Chat:
         self.seen = [*shown, self.picture, self.upload, self.suggestions, *self.chips]
 
         known = [self.picture, self.talk]
-        begun = [gr.on([self.ask.click, self.box.submit], self.begin_box, [self.box, *known], shown, **now)]
-        begun += [chip.click(self.begin, [chip, *known], shown, **now) for chip in self.chips]
-        begun += [again.click(self.retry, known, shown, **now)]
+        # as they came: Gradio would open the picture each time, and fail where it has been deleted
+        raw = now | {"preprocess": False}
+        begun = [gr.on([self.ask.click, self.box.submit], self.begin_box, [self.box, *known], shown, **raw)]
+        begun += [chip.click(self.begin, [chip, *known], shown, **raw) for chip in self.chips]
+        begun += [again.click(self.retry, known, shown, **raw)]
         self.answers = answers = [
             event.then(
                 self.answer,
@@ -411,7 +418,7 @@ class Chat:
             for event in begun
         ]
         self.stop.click(self.halt, None, shown, cancels=answers, **now)
-        undo.click(self.undo, known, shown, cancels=answers, **now)
+        undo.click(self.undo, known, shown, cancels=answers, **raw)
         clear.click(self.clear, None, shown, cancels=answers, **now)
         self.upload.upload(self.take, self.upload, self.seen, cancels=answers, **now)
         for number, button in enumerate(self.examples):
@@ -422,10 +429,3 @@ class Chat:
             button.click(take, None, self.seen, cancels=answers, **now)
         self.model.input(self.choose_model, self.model, [*shown, self.model, self.about, self.connector], **quiet)
         self.connector.input(self.choose_connector, self.connector, shown, **now)
-
-        picture, question, reply = (
-            gr.File(visible=False),
-            gr.Textbox(visible=False),
-            gr.Textbox(visible=False),
-        )
-        gr.Button(visible=False).click(self.api, [picture, question], reply, api_name="ask", concurrency_limit=None)

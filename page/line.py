@@ -90,13 +90,13 @@ class Line:
         finally:
             self.leave(turn)
 
-    async def once(self, work: Callable[[], Step]) -> Step:
+    async def once(self, work: Callable[[], Step], *, alone: bool = False) -> Step:
         """The result of one piece of work, in its turn."""
 
         def steps() -> Generator[Step | None, None, None]:
             yield work()
 
-        async with aclosing(self.serve(steps, lambda place: None)) as served:
+        async with aclosing(self.serve(steps, lambda place: None, alone=alone)) as served:
             *_, result = [step async for step in served]
         return cast(Step, result)
 

@@ -22,6 +22,7 @@ from mlmamba.bench import race as racing
 from mlmamba.bench.runners import OurRunner, Runner
 from mlmamba.errors import UserError
 from page.chat import EXAMPLES, EXAMPLES_DIR, PREVIEW, QUESTIONS, Chat
+from page.limits import MEASURE_S, TOO_LONG, in_time
 from page.sessions import Session
 from visualize.component import RaceView, asked, failure, news, number_of, reply
 
@@ -70,7 +71,6 @@ class Race:
         self.chat = chat
         self.recorded = recorded()
         self.rivals: dict[str, Runner] = {}  # by model, once one has been asked for
-        self.stops: dict[str, dict[str, threading.Event]] = {}  # by visitor, by request
 
     # what is raced
 
@@ -91,17 +91,17 @@ class Race:
         image, _, question, whose = self.subject(self.chat.session(request))
         return {"subject": {"thumb": thumb(image), "question": question, "whose": whose}}
 
-    def pair(self, session: Session) -> tuple[OurRunner, Runner]:
-        """The visitor's model and its rival. Raises UserError where one of them can't be had."""
-        model = self.chat.speakers.get(session.model)
-        if session.model not in self.rivals:
-            self.rivals[session.model] = rivals.find(model)
-        return OurRunner(model, f"ML-Mamba {model.config.name}", session.connector), self.rivals[session.model]
+    def pair(self, name: str, connector: str | None) -> tuple[OurRunner, Runner]:
+        """A model with one of its connectors, and its rival. Raises UserError where one of them can't be had."""
+        model = self.chat.speakers.get(name)
+        if name not in self.rivals:
+            self.rivals[name] = rivals.find(model)
+        return OurRunner(model, f"ML-Mamba {model.config.name}", connector), self.rivals[name]
 
     # what is asked
 
     async def race(
-        self, event: gr.EventData, path: str | None, said: list, request: gr.Request
+        self, event: gr.EventData, picture: dict | None, said: list, request: gr.Request
     ) -> AsyncGenerator[dict, None]:
         """One race; its progress, then its result."""
         _, args = asked(event)
@@ -111,9 +111,9 @@ class Race:
             tokens, context = args.get("tokens"), args.get("context")
             if tokens not in TOKENS or context not in CONTEXTS:
                 raise UserError("There is no such race; choose tokens and context again.")
-            self.chat.recover(session, path, said)
+            self.chat.recover(session, picture, said)
             image, name, question, _ = self.subject(session)
-            pair = self.pair(session)
+            pair = self.pair(session.model, session.connector)
             messages: Any = racing.run(pair, image, question, tokens=tokens, context=context, stop=stop)
             with closing(messages):
                 for message in messages:
@@ -121,7 +121,7 @@ class Race:
                         message |= {"race": message["race"] | {"picture": name}, "thumb": thumb(image)}
                     yield message
 
-        async with aclosing(self._alone(event, request, run)) as messages:
+        async with aclosing(self._alone(event, session, run)) as messages:
             async for message in messages:
                 yield message
 
@@ -130,18 +130,18 @@ class Race:
         session = self.chat.session(request)
 
         def run(stop: threading.Event) -> Generator[dict, None, None]:
-            ours, rival = self.pair(session)
+            ours, rival = self.pair(session.model, session.connector)
             assert isinstance(rival, OurRunner)  # as the twin and the one of the same shape are
             messages: Any = scaling.run((ours, rival), stop=stop)
             with closing(messages):
                 yield from messages
 
-        async with aclosing(self._alone(event, request, run)) as messages:
+        async with aclosing(self._alone(event, session, run)) as messages:
             async for message in messages:
                 yield message
 
     async def _alone(
-        self, event: gr.EventData, request: gr.Request, run: Callable[[threading.Event], Generator[dict, None, None]]
+        self, event: gr.EventData, session: Session, run: Callable[[threading.Event], Generator[dict, None, None]]
     ) -> AsyncGenerator[dict, None]:
         """What a run tells, once nobody else is served, and nobody is meanwhile."""
 
@@ -150,27 +150,27 @@ class Race:
 
         try:
             line = self.chat.speakers.line
-            async with aclosing(line.serve(lambda: self._measure(event, request, run), waiting, alone=True)) as told:
+            async with aclosing(line.serve(lambda: self._measure(event, session, run), waiting, alone=True)) as told:
                 async for message in told:
                     yield message
         except UserError as problem:  # the line is too long
             yield failure(event, str(problem))
         finally:
-            self.stops.get(request.session_hash or "", {}).pop(str(number_of(event)), None)
+            session.races.pop(str(number_of(event)), None)
 
     def _measure(
-        self, event: gr.EventData, request: gr.Request, run: Callable[[threading.Event], Generator[dict, None, None]]
+        self, event: gr.EventData, session: Session, run: Callable[[threading.Event], Generator[dict, None, None]]
     ) -> Generator[dict, None, None]:
         """What a run tells, as values of the view, its result last; nothing more once it has been stopped."""
-        stop, finished = self._stop(event, request), False
+        stop, finished = self._stop(event, session), False
         try:
-            with closing(run(stop)) as messages:
+            with closing(in_time(run(stop), MEASURE_S, TOO_LONG)) as messages:
                 for message in messages:
                     if stop.is_set():
                         return
                     finished = message["type"] == "result"
                     if finished or message["type"] == "point":
-                        message |= self.where(self.chat.session(request))
+                        message |= self.where(session.model)
                     yield (reply if finished else news)(event, message)
             if not finished and not stop.is_set():
                 raise RuntimeError("the measuring ended without a result")
@@ -182,26 +182,20 @@ class Race:
         finally:  # also when the visitor leaves
             stop.set()
 
-    def where(self, session: Session) -> dict[str, Any]:
-        """What is measured on, as recorded runs have it."""
+    def where(self, name: str) -> dict[str, Any]:
+        """What a model is measured on, as recorded runs have it."""
         return {
-            "machine": machine.describe(self.chat.speakers.get(session.model).backend),
+            "machine": machine.describe(self.chat.speakers.get(name).backend),
             "versions": machine.versions(),
         }
 
-    def _stop(self, event: gr.EventData, request: gr.Request) -> threading.Event:
+    def _stop(self, event: gr.EventData, session: Session) -> threading.Event:
         """What stops a request; it may be set before the request's turn has come."""
-        mine = self.stops.setdefault(request.session_hash or "", {})
-        return mine.setdefault(str(number_of(event)), threading.Event())
+        return session.races.setdefault(str(number_of(event)), threading.Event())
 
     def halt(self, event: gr.EventData, request: gr.Request) -> None:
         """Stop a run, or one that still waits for its turn. The view has already stopped listening to it."""
-        self._stop(event, request).set()
-
-    def forget(self, request: gr.Request) -> None:
-        """The visitor has left."""
-        for stop in self.stops.pop(request.session_hash or "", {}).values():
-            stop.set()
+        self._stop(event, self.chat.session(request)).set()
 
     # layout
 
@@ -217,7 +211,7 @@ class Race:
         several = quiet | {"trigger_mode": "multiple", "concurrency_limit": None}
         known = [self.chat.picture, self.chat.talk]
         runs = [
-            self.view.race(self.race, known, self.view, **several),
+            self.view.race(self.race, known, self.view, preprocess=False, **several),
             self.view.scaling(self.scale, None, self.view, **several),
         ]
         self.view.halt(self.halt, None, None, cancels=runs, **now)

@@ -71,19 +71,19 @@ class See:
 
     # what is asked
 
-    async def look(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> dict:
+    async def look(self, event: gr.EventData, picture: dict | None, said: list, request: gr.Request) -> dict:
         """The trace of a kind; before it, the example that a link names, unless it is what is shown."""
         try:
-            return await self.chat.speakers.line.once(lambda: self._look(event, path, said, request))
+            return await self.chat.speakers.line.once(lambda: self._look(event, picture, said, request))
         except UserError as problem:  # the line is too long
             return {self.view: failure(event, str(problem)) | self.changed(request)}
 
-    def _look(self, event: gr.EventData, path: str | None, said: list, request: gr.Request) -> dict:
+    def _look(self, event: gr.EventData, picture: dict | None, said: list, request: gr.Request) -> dict:
         _, args = asked(event)
         session, updates = self.chat.session(request), {}
 
         def content() -> dict:
-            self.chat.recover(session, path, said)
+            self.chat.recover(session, picture, said)
             shown = session.example if session.conversation else recorded(KINDS[0]).picture
             if args.get("picture") in NAMES and args["picture"] != shown:
                 updates.update(self.chat.take_example(NAMES.index(args["picture"]), request))
@@ -93,7 +93,7 @@ class See:
         return updates | {self.view: self._reply(event, session, content)}
 
     async def ask(
-        self, event: gr.EventData, path: str | None, said: list, request: gr.Request
+        self, event: gr.EventData, picture: dict | None, said: list, request: gr.Request
     ) -> AsyncGenerator[dict, None]:
         """Ask in the chat, so that both tabs tell the same; then say what each word saw."""
         _, args = asked(event)
@@ -103,7 +103,7 @@ class See:
 
         def begin() -> list[dict]:
             updates = []
-            chat.recover(session, path, said)
+            chat.recover(session, picture, said)
             if session.conversation is None:  # about the recorded picture, then
                 updates.append(chat.take_example(NAMES.index(recorded(KINDS[0]).picture or ""), request))
             conversation = session.conversation
@@ -204,8 +204,9 @@ class See:
         everything = [*chat.seen, chat.connector, self.notice, self.view]
         # one may follow another before Gradio has noted that the first has ended
         several = quiet | {"trigger_mode": "multiple"}
-        self.view.look(self.look, [chat.picture, chat.talk], everything, concurrency_limit=None, **several)
-        self.view.ask(self.ask, [chat.picture, chat.talk], everything, concurrency_limit=None, **several)
+        known = {"inputs": [chat.picture, chat.talk], "preprocess": False}
+        self.view.look(self.look, outputs=everything, concurrency_limit=None, **known, **several)
+        self.view.ask(self.ask, outputs=everything, concurrency_limit=None, **known, **several)
         self.view.request(self.request, None, self.view, concurrency_limit=2, **several)
         tab.select(self.changed, None, self.view, **now)
         chat.saw.click(lambda: gr.Tabs(selected=tab.id), None, tabs, **now).then(self.changed, None, self.view, **now)

@@ -1,6 +1,7 @@
 """Who speaks and who listens: the loaded models, and one `Session` a visitor."""
 
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillLoading
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from PIL import Image
 import mlmamba
 from mlmamba import backend
 from mlmamba.errors import UserError
+from page.limits import KEPT_S, VISITORS
 from page.line import Line
 
 PATIENCE_S = 20  # how long a visitor's click waits for a model that is being loaded
@@ -73,6 +75,8 @@ class Session:
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     traces: dict[str, tuple[str, Any]] = field(default_factory=dict)  # by connector: of what, and what was seen
+    races: dict[str, threading.Event] = field(default_factory=dict)  # what stops each, by request
+    used: float = 0.0  # when last, on the monotonic clock
 
     def halt(self) -> str | None:
         """End the running answer and wait until it has ended. Returns a question not begun."""
@@ -83,6 +87,38 @@ class Session:
             self.lock.release()
         return waiting
 
+    def leave(self) -> None:
+        """The visitor is gone: end all that goes on."""
+        for running in (self.stop, *self.races.values()):
+            running.set()
+
     @property
     def turns(self) -> list[tuple[str, str]]:
         return self.conversation.turns if self.conversation else []
+
+
+class Sessions(dict[str, Session]):
+    """The visitors. Whoever does nothing for an hour is forgotten, and of too many the longest idle.
+
+    Gradio tells of those who leave only where a browser kept a connection open for it.
+    """
+
+    def __init__(self, first: str):
+        self.first = first  # the model that speaks at first
+        self._lock = threading.Lock()
+
+    def of(self, visitor: str) -> Session:
+        """A visitor's session, a new one for somebody new."""
+        with self._lock:
+            session = self.pop(visitor, None) or Session(self.first)
+            self[visitor] = session  # the last in order
+            session.used = time.monotonic()
+            while len(self) > VISITORS or next(iter(self.values())).used < session.used - KEPT_S:
+                self.pop(next(iter(self))).leave()
+            return session
+
+    def end(self, visitor: str) -> None:
+        with self._lock:
+            session = self.pop(visitor, None)
+        if session:
+            session.leave()

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlmamba
+from page.limits import TURNS
 
 NO_WORDS = "(no words)"  # stands for an empty answer
 WAITING = "…"  # stands for an answer whose first word has not come yet
 SEEN_S = 0.0005  # a shorter time at the picture means that it was not looked at again
-MAX_TURNS = 50  # that are taken back from a browser when the server has forgotten a visitor
 Turns = list[tuple[str, str]]
 
 TITLE = "ML-Mamba"
@@ -71,7 +71,7 @@ def turns_of(said: Sequence[dict[str, Any]]) -> Turns:
     parts = [[part.get("text") or "" for part in message["content"]] for message in said or []]
     texts = [html.unescape("".join(part)) for part in parts]
     texts = ["" if text in (NO_WORDS, WAITING) else text for text in texts]
-    return list(zip(texts[::2], texts[1::2], strict=False))[-MAX_TURNS:]
+    return list(zip(texts[::2], texts[1::2], strict=False))[-TURNS:]
 
 
 def about(model: mlmamba.MLMamba) -> str:
