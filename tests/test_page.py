@@ -405,7 +405,7 @@ def test_the_server_may_forget(visit, request, expect):
         expect(page.locator("#notice")).to_contain_text("This picture has been deleted, as all are after an hour")
         expect(page.locator("#question textarea")).to_have_value("And a cat?")
         expect(page.locator(USER)).to_have_count(2)
-        page.set_input_files("#left input[type=file]", MEADOW.with_name("fruit.jpg"))
+        page.set_input_files("#left input[type=file]", MEADOW.with_name("street.jpg"))
         expect(page.locator(USER)).to_have_count(0)
         ask(page, "And a cat?")
         expect(page.locator(USER)).to_have_count(1)
