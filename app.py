@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -31,13 +32,23 @@ MAX_FILE_SIZE = "32mb"  # what the server takes at all; above MAX_FILE_BYTES, so
 SWEEP_S = 60  # how often files are looked for that have been kept long enough
 LOGIN = "MLMAMBA_LOGIN"
 
-# Gradio itself refuses a file that is too large without a word.
-REFUSE = f"""() => document.addEventListener("change", (event) => {{
-  if (![...(event.target.files ?? [])].some((file) => file.size > {MAX_FILE_BYTES})) return;
-  event.stopImmediatePropagation();
-  event.target.value = "";
-  document.querySelector("#too-large").click();
-}}, true)"""
+# Gradio says nothing of a file that is too large, or that the server could not take.
+NOT_TAKEN = "The server could not take this file; try a smaller one, or try again later."
+REFUSE = f"""() => {{
+  document.addEventListener("change", (event) => {{
+    if (![...(event.target.files ?? [])].some((file) => file.size > {MAX_FILE_BYTES})) return;
+    event.stopImmediatePropagation();
+    event.target.value = "";
+    document.querySelector("#too-large").click();
+  }}, true);
+  const fetch = window.fetch;
+  window.fetch = async (...call) => {{
+    const answer = await fetch(...call);
+    const sent = call[0] instanceof Request ? call[0].url : String(call[0]);
+    if (!answer.ok && sent.includes("/gradio_api/upload")) document.querySelector("#not-taken").click();
+    return answer;
+  }};
+}}"""
 
 HEADER = f"<h1>{TITLE}</h1><p>{SUBTITLE}</p>"
 FOOTER = (
@@ -78,15 +89,15 @@ def build(speakers: Speakers) -> gr.Blocks:
             show_progress="hidden",
         )
         demo.unload(chat.forget)
-        refused = gr.Button(visible="hidden", elem_id="too-large")
-        refused.click(
-            lambda: [line(str(too_large()))] * 2,
-            None,
-            [chat.notice, see.notice],
-            queue=False,
-            api_visibility="private",
-            show_progress="hidden",
-        )
+        for name, sentence in (("too-large", str(too_large())), ("not-taken", NOT_TAKEN)):
+            gr.Button(visible="hidden", elem_id=name).click(
+                partial(lambda told: [line(told)] * 2, sentence),
+                None,
+                [chat.notice, see.notice],
+                queue=False,
+                api_visibility="private",
+                show_progress="hidden",
+            )
         demo.load(None, js=REFUSE, api_visibility="private")
     for block in demo.blocks.values():  # Gradio would delete the buttons' pictures as a visitor's
         block.keep_in_cache |= block.temp_files
