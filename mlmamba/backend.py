@@ -1,6 +1,7 @@
 """The one place that picks a device, a dtype and the kernels; no other file names "cuda"."""
 
 import importlib.util
+import logging
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from mlmamba import ssd
 from mlmamba.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Kernels(NamedTuple):
@@ -89,6 +92,7 @@ def within_memory(device: torch.device) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:  # on a CPU PyTorch raises no class of its own
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
+        log.error("out of memory: %s", error)
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that there was memory for
         if device.type == "cuda":
             torch.cuda.empty_cache()

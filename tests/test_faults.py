@@ -14,6 +14,20 @@ FULL = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 """
+# a model that fails in mid-answer as long as a file says with what
+FAILING = """
+import builtins, pathlib
+from mlmamba.decoding import Wish
+choose, told = Wish.choose, 0
+def failing(self, logits):
+    global told
+    told += 1
+    fault = pathlib.Path({flag!r})
+    if fault.exists() and told % 3 == 0:
+        raise getattr(builtins, fault.read_text())("it broke")
+    return choose(self, logits)
+Wish.choose = failing
+"""
 
 
 @pytest.fixture
@@ -51,3 +65,40 @@ def test_a_full_disk(browser, full, expect, tmp_path):
     ask(other, "Is there a dog?")
     for open_page in (page, other):
         open_page.close()
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Path]]:
+    place = tmp_path_factory.mktemp("failing")
+    with serve("tiny", place / "log", FAILING.format(flag=str(place / "fault"))) as url:
+        yield url, place / "log", place / "fault"
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence", "logged"),
+    [
+        ("RuntimeError", "model failed at this question", "RuntimeError: it broke"),
+        ("MemoryError", "memory is full", ""),
+    ],
+)
+def test_a_model_that_fails_in_mid_answer(browser, failing, expect, fault, sentence, logged):
+    url, log, file = failing
+    one, other = browser.new_page(), browser.new_page()
+    for page in (one, other):
+        page.set_default_timeout(TIMEOUT_MS)
+        page.goto(url)
+        give(page, MEADOW)
+    question = "Is there a quokka?"
+    file.write_text(fault)
+    one.fill("#question textarea", question)
+    one.click("#ask")
+    expect(one.locator("#notice .problem")).to_contain_text(sentence)
+    expect(one.locator("#question textarea")).to_have_value(question)
+    expect(one.locator(BOT)).to_have_count(0)
+    file.unlink()
+    for page in (other, one):
+        ask(page, "Is there a dog?")
+        expect(page.locator("#notice .problem")).to_have_count(0)
+        assert page.locator(BOT).count() == 1
+        page.close()
+    assert logged in log.read_text() and "quokka" not in log.read_text()
