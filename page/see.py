@@ -136,8 +136,8 @@ class See:
             seen = failure(event, str(problem)) | self.changed(request)
         yield {self.view: seen}
 
-    def request(self, event: gr.EventData, request: gr.Request) -> dict:
-        """What needs no model: a "part" of a trace, or an "export"."""
+    async def request(self, event: gr.EventData, request: gr.Request) -> dict:
+        """What is made from a trace: a "part" of it at once, an "export" in its turn."""
         kind, args = asked(event)
         session = self.chat.session(request)
 
@@ -151,7 +151,15 @@ class See:
                 return {"name": name, "type": mime, "data": base64.b64encode(data).decode()}
             raise UserError("The page asked for something unknown; reload it.")
 
-        return self._reply(event, session, content)
+        def replied() -> dict:
+            return self._reply(event, session, content)
+
+        if kind != "export":
+            return await to_thread.run_sync(replied)
+        try:
+            return await self.chat.speakers.line.once(replied)
+        except UserError as problem:  # the line is too long
+            return failure(event, str(problem)) | self.changed(request)
 
     def _reply(self, event: gr.EventData, session: Session, content: Callable[[], dict]) -> dict:
         """The content, or one sentence on why there is none, and which picture and answer are current now."""
@@ -207,7 +215,7 @@ class See:
         known = {"inputs": [chat.picture, chat.talk], "preprocess": False}
         self.view.look(self.look, outputs=everything, concurrency_limit=None, **known, **several)
         self.view.ask(self.ask, outputs=everything, concurrency_limit=None, **known, **several)
-        self.view.request(self.request, None, self.view, concurrency_limit=2, **several)
+        self.view.request(self.request, None, self.view, concurrency_limit=None, **several)
         tab.select(self.changed, None, self.view, **now)
         chat.saw.click(lambda: gr.Tabs(selected=tab.id), None, tabs, **now).then(self.changed, None, self.view, **now)
         self.upload.upload(self.take, self.upload, everything, cancels=chat.answers, **now)

@@ -24,6 +24,7 @@ import httpx
 import pytest
 import uvicorn
 import yaml
+from conftest import serve
 from gradio_client import Client, handle_file
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -270,6 +271,22 @@ def test_a_login_is_asked_for(own):
         client = Client(page, auth=LOGIN, verbose=False)
         assert client.predict(handle_file(MEADOW), "Is there a dog?", api_name="/ask").strip()
     assert LOGIN[1] not in own.log.read_text()
+
+
+def test_in_a_browser_behind_a_proxy(tab, expect, tmp_path):
+    """Every request of the page goes to the prefix: `tab` fails on any other."""
+    with serve("tiny", tmp_path / "log", "", "--root-path", PREFIX) as direct, proxied(direct) as url:
+        page = tab(url)
+        give(page, MEADOW)
+        ask(page, "Is there a dog?")
+        expect(page.locator(BOT)).to_have_count(1)
+        page.get_by_role("tab", name="See the scan").click()
+        expect(page.locator("#see-pictures")).to_be_visible()
+        page.click("#see-pictures button >> nth=1")
+        page.get_by_role("tab", name="Ask").click()
+        expect(page.locator(BOT)).to_have_count(0)  # a new picture, a new conversation
+        ask(page, "What can you see?")
+        expect(page.locator(BOT)).to_have_count(1)
 
 
 @pytest.mark.parametrize("value", ["", "ada", "ada:", ":secret", " :secret"])
