@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -114,8 +115,9 @@ def login() -> tuple[str, str] | None:
     return user.strip(), password
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(description: str) -> argparse.ArgumentParser:
+    """What the page can be told."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--model",
         default=os.environ.get("MLMAMBA_MODEL", "tiny"),
@@ -126,12 +128,16 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, or a free one from 7860")
     parser.add_argument("--seats", type=int, help="how many answers are written at once (default: 4; 8 on a GPU)")
     parser.add_argument("--root-path", help="path of the page behind a proxy")
-    args = parser.parse_args()
-    # what stops a container or a service ends the page as Ctrl-C does
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return parser
+
+
+def run(args: argparse.Namespace, speakers_of: Callable[[argparse.Namespace], Speakers]) -> None:
+    """The page until Ctrl-C; exits with one sentence where a user has to mend something."""
     try:
         auth = login()
-        speakers = Speakers(args.model, args.device, args.seats)
+        speakers = speakers_of(args)
+        # what stops a container or a service ends the page as Ctrl-C does; here, for Ray sets a handler of its own
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         demo = build(speakers)
         demo.launch(
             server_name=args.host,
@@ -158,6 +164,11 @@ def main() -> None:
         demo.block_thread()  # ends on Ctrl-C by itself
     except UserError as problem:
         sys.exit(str(problem))
+
+
+def main() -> None:
+    args = arguments(__doc__.splitlines()[0]).parse_args()
+    run(args, lambda args: Speakers(args.model, args.device, args.seats))
 
 
 if __name__ == "__main__":

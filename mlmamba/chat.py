@@ -135,6 +135,11 @@ class Conversation:
         if self.model.check_connector(connector) != self.connector:
             self.connector, self._seen, self._state = connector, None, None
 
+    def resume(self, turns: Sequence[tuple[str, str]]) -> None:
+        """Go on after these turns; where they are not what was said here, the words are read again."""
+        if self.turns != list(turns):
+            self.turns, self._state = list(turns), None
+
     @torch.inference_mode()
     def look(self, connector: str | None = None, answered: bool = True) -> Reading:
         """Read picture and last turn again, keeping every scan.
@@ -163,7 +168,7 @@ class Conversation:
     def beside(self, connector: str, max_new_tokens: int = 64) -> "Conversation":
         """The same picture and turns, with the last question answered by another connector, at temperature 0."""
         question, _ = self.turns[-1]
-        other = Conversation(self.model, self.image, connector, self.turns[:-1])
+        other = type(self)(self.model, self.image, connector, self.turns[:-1])
         other._patches = self._patches
         for _ in other.ask(question, max_new_tokens=max_new_tokens):
             pass

@@ -1,6 +1,7 @@
 """Who speaks and who listens: the loaded models, and one `Session` a visitor."""
 
 import threading
+from collections.abc import Callable
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillLoading
@@ -18,13 +19,28 @@ from page.line import Line
 PATIENCE_S = 20  # how long a visitor's click waits for a model that is being loaded
 
 
-class Speakers:
-    """The models, shared by all visitors: the first is loaded while the page opens, others at first need."""
+def load_here(name: str, device: str, seats: int) -> mlmamba.MLMamba:
+    """A model in this process that writes the answers of all visitors who are served as one batch."""
+    return mlmamba.load(name, device=device).serve(seats)
 
-    def __init__(self, first: str, device: str, seats: int | None = None):
-        self.first, self.device = first, device
-        seats = seats or (4 if backend.choose(device).device.type == "cpu" else 8)
-        self.line = Line(seats)
+
+class Speakers:
+    """The models, shared by all visitors: the first is loaded while the page opens, others at first need.
+
+    `load` gives a model, or what stands for as many `replicas` of it elsewhere, of `seats` each.
+    """
+
+    def __init__(
+        self,
+        first: str,
+        device: str,
+        seats: int | None = None,
+        replicas: int = 1,
+        load: Callable[[str, str, int], Any] = load_here,
+    ):
+        self.first, self.device, self.load = first, device, load
+        self.seats = seats or (4 if backend.choose(device).device.type == "cpu" else 8)
+        self.line = Line(self.seats * replicas)
         self.names = list(dict.fromkeys([first, "tiny", "3b"]))
         self._lock = threading.Lock()
         self._loader = ThreadPoolExecutor(1, "loader")
@@ -34,12 +50,8 @@ class Speakers:
     def _load(self, name: str) -> "Future[mlmamba.MLMamba]":
         with self._lock:
             if name not in self._models or (self._models[name].done() and self._models[name].exception()):
-                self._models[name] = self._loader.submit(self._loaded, name)
+                self._models[name] = self._loader.submit(self.load, name, self.device, self.seats)
             return self._models[name]
-
-    def _loaded(self, name: str) -> mlmamba.MLMamba:
-        """A model that writes the answers of all visitors who are served as one batch."""
-        return mlmamba.load(name, device=self.device).serve(self.line.seats)
 
     @property
     def ready(self) -> bool:
