@@ -35,6 +35,7 @@ log = logging.getLogger("mlmamba.deploy")
 def start() -> None:
     """Start Ray and Serve on this machine, without their web pages."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else replicas give way to all else on the machine
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled")

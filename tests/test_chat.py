@@ -79,6 +79,19 @@ def test_after_stop_undo_and_change_of_connector_the_next_answer_is_as_if_told_t
     assert answer == model.chat(picture, "Is there a dog?", history=cut_short, connector="csm")
 
 
+def test_resuming_from_other_turns_reads_the_words_again_but_not_the_picture(model, picture):
+    conversation, turns = model.start(picture), [("Is there a dog?", "Yes."), ("Is there a cat?", "No.")]
+    list(conversation.ask("Is there a dog?"))
+    conversation.resume(conversation.turns[:])
+    list(conversation.ask("Where is it?"))
+    carried = conversation.timings.prefill_tokens
+    conversation.resume(turns)
+    answer = "".join(conversation.ask("Where is it?"))
+    assert answer == model.chat(picture, "Where is it?", history=turns)
+    assert carried < conversation.timings.prefill_tokens < model.grid[0] * model.grid[1]
+    assert conversation.turns == [*turns, ("Where is it?", answer)] and len(turns) == 2
+
+
 @pytest.mark.parametrize("how", ["limit", "closed"])
 def test_what_an_answer_cut_short_said_is_in_the_state(model, picture, how, monkeypatch):
     """Its last word and its end were not read yet when it was cut: the next turn reads them first."""
