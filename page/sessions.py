@@ -1,8 +1,8 @@
 """Who speaks and who listens: the loaded models, and one `Session` a visitor."""
 
 import threading
-from collections.abc import Callable
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillLoading
 from dataclasses import dataclass, field
