@@ -121,13 +121,15 @@ class RemoteConversation(Conversation):
     def look(self, connector: str | None = None, answered: bool = True) -> Reading:
         """As of `Conversation`."""
         handle = self.model.handle.options(session_id=self._id)
-        try:
-            read = handle.look.remote(self._talk(), connector or self.connector, answered).result()
-        except RayTaskError as error:
-            raise error.cause from error
-        except RayActorError as error:
-            raise UserError("The replica that was looking is gone; look again.") from error
-        return torch.load(io.BytesIO(read), map_location="cpu", weights_only=False)
+        for _ in range(TRIES):
+            try:
+                read = handle.look.remote(self._talk(), connector or self.connector, answered).result()
+                return torch.load(io.BytesIO(read), map_location="cpu", weights_only=False)
+            except RayTaskError as error:
+                raise error.cause from error
+            except RayActorError:
+                log.warning("a replica was lost while it looked; another one looks")
+        raise UserError(f"{TRIES} replicas were lost while they looked; try again later.")
 
     def ask(
         self,
