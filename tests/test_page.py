@@ -367,6 +367,51 @@ def test_connector_and_model(visit, url, expect):
     expect(page.locator(USER)).to_have_count(2)
 
 
+def test_by_keyboard_alone(visit, url, expect):
+    page = visit(url)
+
+    def go_to(selector: str, key: str = "Tab") -> None:
+        """There by Tab, with the focus to be seen."""
+        for _ in range(80):
+            page.keyboard.press(key)
+            if page.evaluate("wanted => document.activeElement.matches(wanted)", selector):
+                break
+        else:
+            raise AssertionError(f"Tab never comes to {selector}")
+        ringed = """() => {
+            const element = document.activeElement;
+            const look = () => {
+                document.getAnimations().forEach((one) => one.finish());
+                return JSON.stringify([element, element.parentElement].map((each) => {
+                    const { outline, boxShadow, borderColor } = getComputedStyle(each);
+                    return [outline, boxShadow, borderColor];
+                }));
+            };
+            const focused = look();
+            element.blur();
+            const blurred = look();
+            element.focus();
+            return focused !== blurred;
+        }"""
+        assert page.evaluate(ringed), selector
+
+    go_to("#examples button")
+    page.keyboard.press("Enter")
+    expect(page.locator("#picture img")).to_be_visible()
+    go_to("#question textarea")
+    page.keyboard.type("Is there a dog?")
+    page.keyboard.press("Enter")
+    expect(page.locator(BOT)).to_have_count(1)
+    expect(page.locator("#stop")).to_have_count(0)
+    go_to("#undo")
+    page.keyboard.press("Space")
+    expect(page.locator(BOT)).to_have_count(0)
+    expect(page.locator("#question textarea")).to_have_value("Is there a dog?")
+    go_to("[role=tab][aria-selected=false]", "Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("[role=tab][aria-selected=true]")).not_to_have_text("Ask")
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["desktop", "phone"])
 def test_looks(visit, url, expect, screenshots, size, theme):
