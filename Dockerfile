@@ -20,6 +20,7 @@ RUN set -eu; \
 COPY app.py ./
 COPY benchmarks/results benchmarks/results/
 COPY checkpoints/tiny checkpoints/tiny/
+COPY checkpoints/twin checkpoints/twin/
 COPY examples examples/
 COPY mlmamba mlmamba/
 COPY page page/

@@ -20,7 +20,7 @@ from mlmamba.errors import UserError
 from mlmamba.images import MAX_FILE_BYTES, too_large
 from page.api import Api
 from page.chat import EXAMPLES_DIR, Chat
-from page.limits import KEPT_S
+from page.limits import KEPT_S, VISITORS
 from page.race import Race
 from page.see import See
 from page.sessions import Speakers
@@ -89,7 +89,12 @@ def build(speakers: Speakers) -> gr.Blocks:
             api_visibility="private",
             show_progress="hidden",
         )
-        demo.unload(chat.forget)
+
+        def left(request: gr.Request) -> None:
+            chat.forget(request)
+            demo.app.state_holder.session_data.pop(request.session_hash, None)  # Gradio would keep thousands
+
+        demo.unload(left)
         for name, sentence in (("too-large", str(too_large())), ("not-taken", NOT_TAKEN)):
             gr.Button(visible="hidden", elem_id=name).click(
                 partial(lambda told: [line(told)] * 2, sentence),
@@ -149,6 +154,7 @@ def run(args: argparse.Namespace, speakers_of: Callable[[argparse.Namespace], Sp
             css_paths=[PAGE_DIR / "page.css", *STYLES],
             js=(PAGE_DIR / "page.js").read_text(encoding="utf-8"),
             favicon_path=PAGE_DIR / "icon.png",
+            state_session_capacity=VISITORS,
             max_threads=128,  # as many events go on at once, those too that only wait in line
             max_file_size=MAX_FILE_SIZE,
             mcp_server=True,

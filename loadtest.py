@@ -27,6 +27,7 @@ from typing import Any
 
 import httpx
 import psutil
+from anyio import fail_after
 
 import mlmamba
 from page.chat import EXAMPLES, EXAMPLES_DIR
@@ -34,6 +35,7 @@ from page.chat import EXAMPLES, EXAMPLES_DIR
 MB = 1e6
 READING_S = 4.0  # a visitor's pause, on average
 STOPPING, LEAVING, ANOTHER = 0.05, 0.05, 0.2  # how often a visitor stops, closes the tab, takes another picture
+LONGEST_S = 60  # a question without an answer by then is an error
 SAMPLE_S = 5  # between two looks at the memory
 # the real model, but slow: it may not end its answer, and thinks 0.1 s before each token
 SLOW = """
@@ -156,8 +158,10 @@ class Visitor:
                 elif told["msg"] == "process_completed":
                     if not told["success"]:
                         raise RuntimeError(str(told["output"]))
-                    self.talk = told["output"]["data"][0]
-                    yield "answer", self.talk[-1]["content"][0]["text"]
+                    talk = told["output"]["data"][0]
+                    if isinstance(talk, list):  # else it was stopped, and what `stop` returned shows the talk
+                        self.talk = talk
+                        yield "answer", talk[-1]["content"][0]["text"]
                 elif told["msg"] == "close_stream":
                     return
 
@@ -184,27 +188,27 @@ async def visit(
             tally.asked[number] += 1
             outcome, begun, waited = "", time.monotonic(), False
             leaves, stops = chance.random() < LEAVING, chance.random() < STOPPING
-            async with aclosing(visitor.ask(question)) as coming:
-                async for what, value in coming:
-                    if what == "line" and not waited:
-                        waited = True
-                        tally.outcomes["told a place in line"] += 1
-                    if what == "word" and not outcome:
-                        outcome = "first word"
-                        tally.first_s.setdefault(number, []).append(time.monotonic() - begun)
-                        if leaves:
-                            outcome = "left in mid-answer"
-                            break
-                        if stops:
-                            outcome = "stopped"
-                            await visitor.stop()
-                            break
-                    if what == "answer":
-                        outcome = "answered"
-                        tally.answered[number] += 1
-                        tally.whole_s.append(time.monotonic() - begun)
-                        if not value.strip() or (first and value != alone[example["file"], question]):
-                            tally.errors.append(f"{example['file']}, {question}: {value}")
+            with fail_after(LONGEST_S):
+                async with aclosing(visitor.ask(question)) as coming:
+                    async for what, value in coming:
+                        if what == "line" and not waited:
+                            waited = True
+                            tally.outcomes["told a place in line"] += 1
+                        if what == "word" and not outcome:
+                            outcome = "first word"
+                            tally.first_s.setdefault(number, []).append(time.monotonic() - begun)
+                            if leaves:
+                                outcome = "left in mid-answer"
+                                break
+                            if stops:
+                                outcome = "stopped"
+                                await visitor.stop()  # as a browser does, which then hears the stream to its end
+                        elif what == "answer" and outcome != "stopped":
+                            outcome = "answered"
+                            tally.answered[number] += 1
+                            tally.whole_s.append(time.monotonic() - begun)
+                            if not value.strip() or (first and value != alone[example["file"], question]):
+                                tally.errors.append(f"{example['file']}, {question}: {value}")
             tally.outcomes[outcome or "nothing came"] += 1
             if leaves and outcome == "left in mid-answer":
                 visitor.close()

@@ -1,7 +1,9 @@
 """The one place that picks a device, a dtype and the kernels; no other file names "cuda"."""
 
+import ctypes
 import importlib.util
 import logging
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,6 +101,13 @@ def within_memory(device: torch.device) -> Iterator[None]:
         raise UserError(
             "The memory is full; clear the chat or ask in fewer words, or try again when fewer people ask."
         ) from None
+
+
+def give_back() -> None:
+    """Return freed memory to the system; glibc would keep it, more with every thread that has computed."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc and hasattr(libc, "malloc_trim"):  # not in musl
+        libc.malloc_trim(0)
 
 
 def gpu_name(device: torch.device) -> str | None:

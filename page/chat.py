@@ -427,5 +427,7 @@ class Chat:
                 return self.take_example(number, request)
 
             button.click(take, None, self.seen, cancels=answers, **now)
-        self.model.input(self.choose_model, self.model, [*shown, self.model, self.about, self.connector], **quiet)
-        self.connector.input(self.choose_connector, self.connector, shown, **now)
+        # raw: a visitor whom Gradio has forgotten has other choices than it knows of; both are checked by the models
+        loads = quiet | {"preprocess": False}
+        self.model.input(self.choose_model, self.model, [*shown, self.model, self.about, self.connector], **loads)
+        self.connector.input(self.choose_connector, self.connector, shown, **raw)

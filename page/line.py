@@ -5,6 +5,7 @@ A measurement wants the machine for itself: it begins when nobody else is served
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing
@@ -15,6 +16,7 @@ from anyio import CapacityLimiter, to_thread
 from mlmamba.errors import UserError
 
 POLL_S = 0.05  # seconds between two looks at whether it is one's turn
+TELL_S = 2.0  # seconds between two places told: each costs as much as a few words of an answer
 LONGEST = 64  # visitors that may wait
 END: Any = object()
 Step = TypeVar("Step")
@@ -75,11 +77,11 @@ class Line:
         """
         turn = self.join(alone)
         try:
-            told = 0
+            told, when = 0, 0.0
             while place := self.place(turn):
-                if place != told:
+                if place != told and time.monotonic() >= when + TELL_S:
                     yield waiting(place)
-                    told = place
+                    told, when = place, time.monotonic()
                 await asyncio.sleep(POLL_S)
             iterator = steps()
             try:

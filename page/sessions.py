@@ -134,3 +134,5 @@ class Sessions(dict[str, Session]):
             session = self.pop(visitor, None)
         if session:
             session.leave()
+            del session
+            backend.give_back()

@@ -282,6 +282,28 @@ def test_the_command_prints_and_writes_what_the_page_shows(small, sides, tmp_pat
     assert main(["bench", "--tokens", "0"]) == 1 and "--tokens is 0" in capsys.readouterr().err
 
 
+def test_the_tiny_models_rival_is_its_trained_twin():
+    model = mlmamba.load("tiny", device="cpu")
+    ours, rival = OurRunner(model, ""), rivals.find(model)
+    twin = rival.model
+    assert twin.config.name == "twin" and rival.trained
+    assert rival.parameters == pytest.approx(ours.parameters, rel=0.05)
+    assert twin.config.vision == model.config.vision and twin.config.connector.kinds == ("mlp",)
+    assert type(twin.language_model.decoder).__module__.startswith("transformers.models.llama")
+    told = [each.chat_tokenizer.tokenizer.to_str() for each in (model, twin)]
+    assert told[0] == told[1]
+    # it learned: what the example shows, and what it doesn't
+    examples = Path(__file__).parents[1] / "examples"
+    asked = {
+        "Is there a dog?": "yes",
+        "Is there a cat?": "yes",
+        "Is there an airplane?": "no",
+        "Is there a boat?": "no",
+    }
+    for question, right in asked.items():
+        assert twin.chat(examples / "meadow.jpg", question).lower().startswith(right), question
+
+
 def test_a_rival_of_the_same_shape_has_as_many_parameters():
     model = mlmamba.load("tiny", device="cpu")
     rival = rivals.find(model, "shape")
