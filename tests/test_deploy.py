@@ -239,7 +239,7 @@ def test_the_scan_is_seen_from_replicas_and_a_race_is_not_run(chat, model, local
         assert [word.text for word in seen.answer.words] == [word.text for word in expected.answer.words]
         np.testing.assert_allclose(seen.maps, expected.maps, rtol=1e-3, atol=1e-4)
     with pytest.raises(UserError, match=r"^A race needs[^.]*\.$"):
-        Race(chat).pair(session)
+        Race(chat).pair("tiny", None)
 
 
 def test_the_command(tmp_path, local):
