@@ -287,6 +287,7 @@ def test_in_a_browser_behind_a_proxy(tab, expect, tmp_path):
         expect(page.locator(BOT)).to_have_count(0)  # a new picture, a new conversation
         ask(page, "What can you see?")
         expect(page.locator(BOT)).to_have_count(1)
+        page.close()  # before the proxy
 
 
 @pytest.mark.parametrize("value", ["", "ada", "ada:", ":secret", " :secret"])
