@@ -194,8 +194,12 @@ class VisionTransformer(nn.Module):
         self.block = len(blocks) - 2
         net.prune_intermediate_layers([self.block], prune_norm=True, prune_head=True)  # what is never run
         self.net: Any = net
-        self.conv: nn.Conv2d = net.patch_embed.proj if self.from_timm else net.conv1
         self.d_features: int = self.conv.out_channels
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """What cuts the picture into patches; not a second name for its weights, which a file could not hold."""
+        return self.net.patch_embed.proj if self.from_timm else self.net.conv1
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) in [0, 1] -> (b, n_patches, d_features)."""

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from mlmamba import vision
 from mlmamba.config import VisionConfig
@@ -149,7 +150,7 @@ def test_large_towers_without_weights(towers, image_size, grid, d_features) -> N
         assert tower.block == n_blocks[name] - 2
 
 
-def test_second_to_last_block_without_norm_or_prefix() -> None:
+def test_second_to_last_block_without_norm_or_prefix(tmp_path: Path) -> None:
     """Against a hook on a small ViT of timm with a class token, registers, a size that 14 does not divide."""
     options = {"embed_dim": 48, "depth": 4, "num_heads": 3, "reg_tokens": 4, "init_values": 0.1}
     net = timm.models.VisionTransformer(img_size=48, patch_size=14, num_classes=0, **options).eval()
@@ -164,9 +165,10 @@ def test_second_to_last_block_without_norm_or_prefix() -> None:
     assert tower.grid == (3, 3)
     assert seen[0].shape == (2, 5 + 9, 48)
     assert torch.allclose(got, seen[0][:, 5:], atol=1e-5)
+    save_file(tower.state_dict(), tmp_path / "tower.safetensors")  # no weight has two names
 
 
-def test_second_to_last_block_of_open_clip() -> None:
+def test_second_to_last_block_of_open_clip(tmp_path: Path) -> None:
     """The same for open_clip's own ViT."""
     from open_clip.transformer import VisionTransformer as ClipVisual
 
@@ -180,6 +182,7 @@ def test_second_to_last_block_of_open_clip() -> None:
         got = tower(pixels)
     assert tower.grid == (3, 3)
     assert torch.allclose(got, seen[0][:, 1:], atol=1e-5)
+    save_file(tower.state_dict(), tmp_path / "tower.safetensors")
 
 
 def test_clip_has_the_quick_gelu() -> None:
