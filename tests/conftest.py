@@ -21,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+BOT, USER = '#chat [data-testid="bot"]', '#chat [data-testid="user"]'
 TIMEOUT_MS = 120_000  # for what takes a moment, on machines that are busy
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -68,6 +69,20 @@ def serve(model: str, log: Path, patch: str = "", *options: str) -> Iterator[str
             yield url
         finally:
             process.terminate()
+
+
+def ask(page, question: str) -> None:
+    """Ask and wait for the whole answer."""
+    answers = page.locator(BOT).count()
+    page.fill("#question textarea", question)
+    page.click("#ask")
+    page.wait_for_function(
+        f"""n => {{
+            const said = [...document.querySelectorAll('{BOT}')].map(bot => bot.innerText.trim());
+            return said.length > n && said.at(-1) != '…' && !document.querySelector('#stop');
+        }}""",
+        arg=answers,
+    )
 
 
 @pytest.fixture(scope="session")

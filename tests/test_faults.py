@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TIMEOUT_MS, serve
-from test_hosting import BOT, ask, give, padded
+from conftest import BOT, TIMEOUT_MS, ask, serve
+from test_hosting import give, padded
 
 MEADOW = Path(__file__).resolve().parent.parent / "examples" / "meadow.jpg"
 # a disk with room for no file above 500 kB, as far as the page can tell

@@ -24,7 +24,7 @@ import httpx
 import pytest
 import uvicorn
 import yaml
-from conftest import serve
+from conftest import BOT, TIMEOUT_MS, USER, ask, serve
 from gradio_client import Client, handle_file
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -35,8 +35,6 @@ from starlette.routing import Route
 
 ROOT = Path(__file__).resolve().parent.parent
 MEADOW = ROOT / "examples" / "meadow.jpg"
-BOT, USER = '#chat [data-testid="bot"]', '#chat [data-testid="user"]'
-TIMEOUT_MS = 120_000  # for what takes a moment, on machines that are busy
 PREFIX = "/demo"
 LOGIN = "ada", "love:lace ü"
 LOADER = SourceFileLoader("space", str(ROOT / ".ci" / "space"))
@@ -191,20 +189,6 @@ def give(page, path: Path) -> None:
     page.wait_for_selector("#examples img")
     page.set_input_files("#left input[type=file]", path)
     page.wait_for_selector("#picture img")
-
-
-def ask(page, question: str) -> None:
-    """Ask and wait for the whole answer."""
-    answers = page.locator(BOT).count()
-    page.fill("#question textarea", question)
-    page.click("#ask")
-    page.wait_for_function(
-        f"""n => {{
-            const said = [...document.querySelectorAll('{BOT}')].map(bot => bot.innerText.trim());
-            return said.length > n && said.at(-1) != '…' && !document.querySelector('#stop');
-        }}""",
-        arg=answers,
-    )
 
 
 def padded(path: Path, size: int) -> Path:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
+from conftest import BOT, USER, ask
 from gradio_client import Client, handle_file
 from PIL import Image
 
@@ -21,7 +22,6 @@ from page.sessions import Speakers
 ROOT = Path(__file__).resolve().parent.parent
 MEADOW = ROOT / "examples" / "meadow.jpg"
 PHONE = {"width": 390, "height": 844}
-BOT, USER = '#chat [data-testid="bot"]', '#chat [data-testid="user"]'
 
 
 @pytest.fixture
@@ -37,20 +37,6 @@ def give(page, path: Path) -> None:
         """before => document.querySelector('#picture img')?.getAttribute('src') != before
                      || document.querySelector('.notice.problem')""",
         arg=before,
-    )
-
-
-def ask(page, question: str) -> None:
-    """Ask and wait for the whole answer."""
-    answers = page.locator(BOT).count()
-    page.fill("#question textarea", question)
-    page.click("#ask")
-    page.wait_for_function(
-        f"""n => {{
-            const said = [...document.querySelectorAll('{BOT}')].map(bot => bot.innerText.trim());
-            return said.length > n && said.at(-1) != '…' && !document.querySelector('#stop');
-        }}""",
-        arg=answers,
     )
 
 
@@ -214,7 +200,8 @@ def test_refused_questions_keep_their_text(visit, url, expect):
     expect(page.locator("#notice")).to_contain_text("choose a picture first")
     expect(box).to_have_value("Is there a dog?")
 
-    give(page, MEADOW)
+    give(page, MEADOW)  # which takes the sentence from before for one of its own
+    page.wait_for_selector("#picture img")
     box.fill("  ")
     page.click("#ask")
     expect(page.locator("#notice")).to_contain_text("type a question")
