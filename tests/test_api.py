@@ -156,11 +156,20 @@ def inner() -> Iterator[Any]:
 def call(url: str, endpoint: str, path: str, meta: bool = True) -> str:
     """What the server says to a picture of that path, past the client, which would not send it."""
     file = {"path": path, "orig_name": "x.jpg"} | ({"meta": {"_type": "gradio.FileData"}} if meta else {})
-    begun = httpx.post(f"{url}gradio_api/call{endpoint}", json={"data": [file, QUESTION]}, timeout=60)
+    more = {"/ask": [None], "/race": [32, None]}[endpoint]
+    begun = httpx.post(f"{url}gradio_api/call{endpoint}", json={"data": [file, QUESTION, *more]}, timeout=60)
     if begun.status_code != 200:
         return f"event: error {begun.status_code}"
     with httpx.stream("GET", f"{url}gradio_api/call{endpoint}/{begun.json()['event_id']}", timeout=120) as answer:
         return answer.read().decode()
+
+
+def test_an_uploaded_file_is_a_picture(url):
+    """Else the refusals below would say nothing."""
+    with MEADOW.open("rb") as file:
+        (path,) = httpx.post(f"{url}gradio_api/upload", files={"files": file}, timeout=60).json()
+    for endpoint in ("/ask", "/race"):
+        assert "event: complete" in call(url, endpoint, path), endpoint
 
 
 @pytest.mark.parametrize("endpoint", ["/ask", "/race"])
