@@ -32,6 +32,7 @@ PAGE_DIR = Path(__file__).resolve().parent / "page"
 MAX_FILE_SIZE = "32mb"  # what the server takes at all; above MAX_FILE_BYTES, so that ours is the sentence
 SWEEP_S = 60  # how often files are looked for that have been kept long enough
 LOGIN = "MLMAMBA_LOGIN"
+ZERO_GPU = "SPACES_ZERO_GPU"  # set by such a Space
 
 # Gradio says nothing of a file that is too large, or that the server could not take.
 NOT_TAKEN = "The server could not take this file; try a smaller one, or try again later."
@@ -172,9 +173,17 @@ def run(args: argparse.Namespace, speakers_of: Callable[[argparse.Namespace], Sp
         sys.exit(str(problem))
 
 
+def speakers_of(args: argparse.Namespace) -> Speakers:
+    """The models; on a Space with ZeroGPU, where a GPU is lent for a call, in the way that asks for it."""
+    if os.environ.get(ZERO_GPU, "").lower() not in ("1", "t", "true"):
+        return Speakers(args.model, args.device, args.seats)
+    from page import zero  # needs `spaces`, which such a Space has, and which takes hold of CUDA
+
+    return zero.speakers(args.model, args.device, args.seats)
+
+
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0]).parse_args()
-    run(args, lambda args: Speakers(args.model, args.device, args.seats))
+    run(arguments(__doc__.splitlines()[0]).parse_args(), speakers_of)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,29 @@
 """What the page talks with in place of a model and its conversations: the same, with the weights in replicas."""
 
-import io
 import logging
 import os
 import re
 import threading
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import ray
-import torch
 from PIL import Image
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 
-from deploy.replica import Answered, Replica, Talk, Wanted
+from deploy.replica import Replica, Talk
 from mlmamba import MLMamba, MLMambaConfig, backend, hub, weights
-from mlmamba.chat import Conversation, Reading, check_question
+from mlmamba.chat import Reading
 from mlmamba.errors import UserError
 from mlmamba.images import ImageSource, open_image
+from page.elsewhere import Answered, ConversationElsewhere, Wanted, unpack
 
 TRIES = 3  # replicas that may die of a question before it is given up
 POLL_S = 0.05  # seconds between two looks at whether an answer is to stop
@@ -98,7 +97,7 @@ class RemoteModel:
                 response.cancel()
 
 
-class RemoteConversation(Conversation):
+class RemoteConversation(ConversationElsewhere):
     """A conversation whose state is in a replica. Where that is gone, another one reads the history."""
 
     model: Any  # a RemoteModel
@@ -111,7 +110,6 @@ class RemoteConversation(Conversation):
         history: Sequence[tuple[str, str]] = (),
     ):
         super().__init__(model, image, connector, history)
-        self.replica: str | None = None  # that wrote the last answer
         self._id = uuid.uuid4().hex
         self._picture = ray.put(np.asarray(image))
 
@@ -124,42 +122,14 @@ class RemoteConversation(Conversation):
         for _ in range(TRIES):
             try:
                 read = handle.look.remote(self._talk(), connector or self.connector, answered).result()
-                return torch.load(io.BytesIO(read), map_location="cpu", weights_only=False)
+                return unpack(read)
             except RayTaskError as error:
                 raise error.cause from error
             except RayActorError:
                 log.warning("a replica was lost while it looked; another one looks")
         raise UserError(f"{TRIES} replicas were lost while they looked; try again later.")
 
-    def ask(
-        self,
-        question: str,
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        stop: threading.Event | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Iterator[str]:
-        """As of `Conversation`. Raises UserError also where replicas die of it, or don't agree on what was said."""
-        check_question(question)
-        seed = int(torch.randint(2**62, (), generator=generator))
-        wanted = Wanted(question, max_new_tokens, temperature, seed)
-        text, end = "", None
-        try:
-            with closing(self._answer(wanted, stop or threading.Event())) as steps:
-                for step in steps:
-                    if isinstance(step, Answered):
-                        end = step
-                    else:
-                        text += step
-                        yield step
-        except GeneratorExit:
-            pass  # the listener left; what was said is kept
-        self.turns.append((question, end.text if end else text))
-        self.timings = end.timings if end else None
-        self.replica = end.replica if end else None
-
-    def _answer(self, wanted: Wanted, stop: threading.Event) -> Generator[str | Answered, None, None]:
+    def answered(self, wanted: Wanted, stop: threading.Event) -> Generator[str | Answered, None, None]:
         """The answer; when its replica dies, another one repeats in silence what was said, and goes on."""
         said = ""
         for _ in range(TRIES):

@@ -1,6 +1,5 @@
 """A replica: one model, and the conversations whose states it carries. Runs in a process of Ray Serve."""
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Generator
@@ -15,6 +14,7 @@ from ray import serve
 
 import mlmamba
 from mlmamba.chat import Conversation
+from page.elsewhere import Answered, Wanted, answer, pack
 from page.line import Line
 
 KEPT = 4  # conversations a seat: whoever comes back after more others is read again from the history
@@ -31,25 +31,6 @@ class Talk:
     picture: Any
     connector: str
     turns: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A question and how it is to be answered. The seed makes sampling the same on every replica."""
-
-    question: str
-    length: int
-    temperature: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The end of an answer: all of it, where its time went, and who wrote it."""
-
-    text: str
-    timings: mlmamba.Timings
-    replica: str
 
 
 class Replica:
@@ -76,21 +57,12 @@ class Replica:
 
     def _answer(self, talk: Talk, wanted: Wanted) -> Generator[str | Answered, None, None]:
         with self._conversation(talk) as conversation:
-            yield from conversation.ask(
-                wanted.question,
-                max_new_tokens=wanted.length,
-                temperature=wanted.temperature,
-                generator=torch.Generator(self.model.backend.device).manual_seed(wanted.seed),
-            )
-            assert conversation.timings
-            yield Answered(conversation.turns[-1][1], conversation.timings, self.id)
+            yield from answer(conversation, wanted, self.id)
 
     def look(self, talk: Talk, connector: str, answered: bool) -> bytes:
-        """A `Reading`, as `torch.save` writes it: its tensors may lie on a device that the page has not."""
-        file = io.BytesIO()
+        """A `Reading`, packed."""
         with self._conversation(talk) as conversation:
-            torch.save(conversation.look(connector, answered), file)
-        return file.getvalue()
+            return pack(conversation.look(connector, answered))
 
     @contextmanager
     def _conversation(self, talk: Talk) -> Generator[Conversation, None, None]:

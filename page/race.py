@@ -94,8 +94,8 @@ class Race:
     def pair(self, name: str, connector: str | None) -> tuple[OurRunner, Runner]:
         """A model with one of its connectors, and its rival. Raises UserError where one of them can't be had."""
         model = self.chat.speakers.get(name)
-        if not isinstance(model, mlmamba.MLMamba):  # it is in replicas
-            raise UserError("A race needs the model beside the page, and here it runs in replicas; see a recorded run.")
+        if not isinstance(model, mlmamba.MLMamba):  # it is in replicas, or its GPU is lent
+            raise UserError("A race needs the model beside the page, and here it runs elsewhere; see a recorded run.")
         if name not in self.rivals:
             self.rivals[name] = rivals.find(model)
         return OurRunner(model, f"ML-Mamba {model.config.name}", connector), self.rivals[name]

@@ -116,7 +116,7 @@ def test_a_conversation_stays_with_its_replica(model, local):
         for question in QUESTIONS:
             assert list(there.ask(question)) == list(here.ask(question))
             assert there.timings.prefill_tokens == here.timings.prefill_tokens
-            who.add(there.replica)
+            who.add(there.by)
         for conversation in (here, there):
             conversation.undo()
         assert list(there.ask(LONG)) == list(here.ask(LONG))
@@ -163,11 +163,11 @@ def test_a_visitor_does_not_notice_that_a_replica_is_killed_in_mid_answer(chat, 
     for question in QUESTIONS[:-1]:
         assert answer(chat, request, question)[-1] == "".join(here.ask(question))
     there = session.conversation
-    first, pid = there.replica, slow(model, there)
+    first, pid = there.by, slow(model, there)
     shown = answer(chat, request, LONG, lambda n: os.kill(pid, signal.SIGKILL) if n == 3 else None)
     assert shown[-1] == "".join(here.ask(LONG)) and there.turns == here.turns
     assert len(shown[2]) < len(shown[-1]) and all(b.startswith(a) for a, b in pairwise(shown))
-    assert there.replica != first
+    assert there.by != first
     assert there.timings.prefill_tokens > here.timings.prefill_tokens  # the history was read again
 
     # the next visitor is served at once, by who is left; then there are two again, and the conversation goes on

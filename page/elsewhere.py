@@ -1,0 +1,93 @@
+"""Conversations whose model is elsewhere: in replicas (`deploy/`), or on a GPU that is lent (`page/zero.py`)."""
+
+import io
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+
+from mlmamba import Timings
+from mlmamba.chat import Conversation, Reading, check_question
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A question and how it is to be answered. The seed makes sampling the same wherever it happens."""
+
+    question: str
+    length: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The end of an answer: all of it, where its time went, and who wrote it."""
+
+    text: str
+    timings: Timings
+    by: str
+
+
+def answer(conversation: Conversation, wanted: Wanted, by: str) -> Generator[str | Answered, None, None]:
+    """Where the model is: the answer piece by piece, and its end."""
+    yield from conversation.ask(
+        wanted.question,
+        max_new_tokens=wanted.length,
+        temperature=wanted.temperature,
+        generator=torch.Generator(conversation.model.backend.device).manual_seed(wanted.seed),
+    )
+    assert conversation.timings
+    yield Answered(conversation.turns[-1][1], conversation.timings, by)
+
+
+def pack(reading: Reading) -> bytes:
+    """As `torch.save` writes it: its tensors may lie on a device that the page has not."""
+    file = io.BytesIO()
+    torch.save(reading, file)
+    return file.getvalue()
+
+
+def unpack(packed: bytes) -> Reading:
+    """What `pack` packed, which must be from a process of our own, on the CPU."""
+    return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
+
+
+class ConversationElsewhere(Conversation):
+    """Picture and turns are here, the model and its state are not."""
+
+    by: str | None = None  # who wrote the last answer
+
+    def answered(self, wanted: Wanted, stop: threading.Event) -> Generator[str | Answered, None, None]:
+        """What is said there, and its end unless `stop` came first."""
+        raise NotImplementedError
+
+    def ask(
+        self,
+        question: str,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        stop: threading.Event | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[str]:
+        """As of `Conversation`. Raises UserError also where it can't be answered there."""
+        check_question(question)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        wanted = Wanted(question, max_new_tokens, temperature, seed)
+        text, end = "", None
+        try:
+            with closing(self.answered(wanted, stop or threading.Event())) as steps:
+                for step in steps:
+                    if isinstance(step, Answered):
+                        end = step
+                    else:
+                        text += step
+                        yield step
+        except GeneratorExit:
+            pass  # the listener left; what was said is kept
+        self.turns.append((question, end.text if end else text))
+        self.timings = end.timings if end else None
+        self.by = end.by if end else None
