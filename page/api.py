@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
+from gradio.components import Component
 
 import mlmamba
 from mlmamba.bench import race as racing
@@ -25,7 +26,15 @@ from visualize.figures import TYPES, export
 from visualize.trace import NAMES
 
 Result = TypeVar("Result")
+EXAMPLE_QUESTION = "Is there a dog?"
+EXAMPLE_PICTURE = {"path": "photo.jpg", "url": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
 PATH = "path"  # the quantity that shows the order of the scan alone
+
+
+def showing(component: Component, example: Any) -> Any:
+    """The component, with this example on the API page: Gradio's own is no picture and no question."""
+    component.example_payload = component.example_value = lambda: example  # type: ignore[method-assign]
+    return component
 
 
 class Api:
@@ -157,7 +166,8 @@ class Api:
     def lay_out(self) -> None:
         """The endpoints' components, never shown; their kinds and choices are on the API page."""
         with gr.Column(visible=False):
-            picture, question = gr.File(label="Picture"), gr.Textbox(label="Question")
+            picture = showing(gr.File(label="Picture"), EXAMPLE_PICTURE)
+            question = showing(gr.Textbox(label="Question"), EXAMPLE_QUESTION)
             connector = gr.Dropdown([*KINDS], label="Connector")
             self.file = gr.File(label="File")
             shown = [
@@ -166,15 +176,16 @@ class Api:
                 question,
                 gr.Dropdown([PATH, *NAMES], value="state", label="Quantity"),
                 gr.Number(1, precision=0, label="Layer"),
-                gr.Number(None, precision=0, label="Head"),
-                gr.Number(None, precision=0, label="Word"),
+                showing(gr.Number(None, precision=0, label="Head"), 1),
+                showing(gr.Number(None, precision=0, label="Word"), 1),
                 gr.Dropdown([*TYPES], value="png", label="Format"),
             ]
             raced = [
                 picture,
                 question,
-                gr.Dropdown([*TOKENS], value=64, label="Tokens"),
-                gr.Dropdown([c for c in CONTEXTS if c], label="Context", value=None),
+                # numbers, where a list of choices would be shown as one of texts
+                gr.Number(64, precision=0, label="Tokens"),
+                showing(gr.Number(None, precision=0, label="Context"), 1024),
             ]
             for name, function, inputs, output in (
                 ("ask", self.ask, [picture, question, connector], gr.Textbox(label="Answer")),

@@ -35,7 +35,7 @@ class Refused(str):
 
 
 def conversation(name: str, picture: Image.Image, connector: str, turns: Turns) -> Conversation:
-    """Within a lent process. Kernels are tuned and compiled when they first run, which is no part of an answer's time."""
+    """Within a lent process. Kernels are tuned when they first run, which is no part of an answer's time."""
     model = LENT[name]
     if name not in READ:
         READ.add(name)

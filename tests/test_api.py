@@ -54,6 +54,27 @@ def test_the_examples_run(url, model, monkeypatch, capsys):
     assert race["verdict"] and told["told"]["machine"]
 
 
+def test_the_examples_of_the_page_run(visit, url, model, tmp_path, monkeypatch, capsys):
+    """What the page's own list of endpoints shows for Python, copied and run beside a photo.jpg."""
+    page = visit(url)
+    page.click("#api-link")
+    shown = page.locator("pre", has_text="client.predict(").filter(has_text="import Client, handle_file\n")
+    page.wait_for_function("[...document.querySelectorAll('pre')].some(e => e.innerText.includes('/race'))")
+    snippets = [text for text in shown.all_inner_texts() if text.startswith("from gradio_client")]
+    assert [re.search(r'api_name="(/\w+)"', text)[1] for text in snippets] == ["/ask", "/scan", "/race"]
+    (tmp_path / "photo.jpg").write_bytes(MEADOW.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    results = []
+    for snippet in snippets:
+        told: dict[str, Any] = {}
+        exec(snippet, told)
+        results.append(told["result"])
+    answer, figure, race = results
+    assert answer == model.chat(MEADOW, QUESTION, connector="bsm")
+    assert Image.open(figure).format == "PNG"
+    assert race["race"]["tokens"] == 64
+
+
 def test_the_numbers_are_those_of_the_scan(client, model):
     """exp(Δ A) of the connector's first direction, from the model's own scan."""
     file = client.predict(handle_file(MEADOW), quantity="decay", layer=2, head=3, format="json", api_name="/scan")
