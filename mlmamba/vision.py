@@ -103,18 +103,13 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) in [0, 1] -> (b, n_patches, 1450)."""
-        return self._features(self._levels(pixels))
+        return self.features(self.levels(pixels))
 
     def classify(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) in [0, 1] -> (b, n_patches, 1000): ImageNet logits, the head applied at each patch."""
-        return self._classes(self._levels(pixels))
+        return self.classify_map(self.levels(pixels)[-1].flatten(2).mT)
 
-    def features_and_classes(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Both of `forward` and `classify` for the price of one."""
-        levels = self._levels(pixels)
-        return self._features(levels), self._classes(levels)
-
-    def _levels(self, pixels: Tensor) -> list[Tensor]:
+    def levels(self, pixels: Tensor) -> list[Tensor]:
         """(b, 3, h, w) -> the maps of STAGES and of the head, each (b, channels, rows', cols')."""
         x = self.normalise(pixels).to(self.net.conv_stem.weight.dtype)
         x = x.contiguous(memory_format=torch.channels_last)
@@ -126,7 +121,8 @@ class EfficientNetLite0(nn.Module):
                 levels.append(x)
         return [*levels, self.net.bn2(self.net.conv_head(x))]
 
-    def _features(self, levels: list[Tensor]) -> Tensor:
+    def features(self, levels: list[Tensor]) -> Tensor:
+        """Levels side by side per patch, and its place: (b, n_patches, 1450)."""
         rows, columns = levels[-1].shape[-2:]
         pooled = [F.adaptive_avg_pool2d(level, (rows, columns)).flatten(2).mT for level in levels]  # (b, n, c)
         # normalised, all levels weigh alike, however large their activations are
@@ -135,9 +131,11 @@ class EfficientNetLite0(nn.Module):
         places = torch.cartesian_prod(y, x).flip(-1).expand(len(normed[0]), -1, -1)  # (b, n, 2)
         return torch.cat([*normed, places], dim=-1).to(self.net.conv_stem.weight.dtype)  # (b, n, 1450)
 
-    def _classes(self, levels: list[Tensor]) -> Tensor:
+    def classify_map(self, last: Tensor) -> Tensor:
+        """The last level (…, 1280) -> (…, 1000), ImageNet logits in float32."""
         # the classifier is linear, so that the mean of these logits is the network's own answer
-        return self.net.classifier(levels[-1].flatten(2).mT)
+        head = self.net.classifier
+        return F.linear(last.float(), head.weight.float(), head.bias.float())
 
 
 def lite0_weights() -> dict[str, Tensor]:

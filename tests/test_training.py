@@ -23,6 +23,7 @@ from mlmamba.model import MLMamba
 from mlmamba.training import batches, evaluate, loop
 from mlmamba.training import train as training
 from mlmamba.training.batches import NONE, TYPES, Batch, Batches, Branches
+from mlmamba.training.naming import Imagined
 from mlmamba.training.questions import DECLINE, DECLINE_WORLD, QA, View, ask, deciding, judge
 from mlmamba.training.scenes import EMOJI_FONT, STAMPS, Scene, Sources, Thing
 from mlmamba.training.things import COLOURS
@@ -73,7 +74,8 @@ class Drawn(Dataset):
         pixels = some(0, 256, 2, 3, 96, 96).to(torch.uint8)
         colours = torch.where(some(0, 2, 2, 9) == 0, some(0, len(COLOURS), 2, 9), NONE)
         middles = torch.where(some(0, 3, 2, 9) > 0, some(0, 2, 2, 9), NONE)
-        return Batch(pixels, words, torch.tensor([True, False]), colours, middles, [talk(), talk()])
+        pushed = some(-1, 1000, 2, 9), torch.rand(2, 9, generator=generator)
+        return Batch(pixels, words, torch.tensor([False, True]), colours, middles, [talk(), talk()], *pushed)
 
 
 def scenes_on_drawn(recipe: training.Recipe, accelerator) -> training.Scenes:
@@ -88,7 +90,8 @@ def scenes_on_drawn(recipe: training.Recipe, accelerator) -> training.Scenes:
     training.initialise(model)
     teacher = training.Teacher.__new__(training.Teacher)  # one that names word i where the encoder sees class i
     teacher.word_ids, teacher.to_words, teacher.sure = torch.arange(1000), torch.eye(1000), 0.02
-    return training.Scenes(model, teacher, WORDS, recipe, accelerator.device)
+    imagination = Imagined(vision.towers[0], torch.rand(500, 1280, generator=torch.Generator().manual_seed(0)))
+    return training.Scenes(model, teacher, imagination, WORDS, recipe, accelerator.device)
 
 
 def train_on_drawn(out: Path, recipe: training.Recipe) -> list[dict]:
@@ -156,9 +159,18 @@ def test_the_losses_are_what_a_plain_loop_finds():
                         told[f"fact_{name}"].append(surprise(hidden[t], fact, ids.tolist()))
     means = {name: sum(values) / len(values) for name, values in told.items()}
     means["middle"] = sum(told["middle"]) / middles  # a loss of each middle, however many patches have none
+    # the photo comes first
+    imagined = model.connector(seen.imagined, (3, 3), "csm").features
+    losses, sure = [], []
+    for b, i in itertools.product(range(2), range(9)):
+        told_so = torch.log_softmax(model.language_model.head(imagined[b, i])[:1000], -1)
+        sure.append(seen.opinions[b, i].max().item())
+        losses.append(-sure[-1] * (seen.opinions[b, i] * told_so).sum().item())
+    means["imagined"] = sum(losses) / sum(sure)
     means["awake"] = sum(max(0.0, math.log(0.01) - mean) ** 2 for mean in heads) / len(heads)
     weights = dict.fromkeys((*patch, "middle"), recipe.tell) | {
-        "align": recipe.align, "awake": recipe.awake, "answer": 1.0, "telling": recipe.telling, "early": recipe.early,
+        "align": recipe.align, "imagined": recipe.imagine, "awake": recipe.awake, "answer": 1.0,
+        "telling": recipe.telling, "early": recipe.early,
     } | {f"fact_{name}": recipe.facts for name in WORDS}  # fmt: skip
     for name, mean in means.items():
         assert figures[name][0] == pytest.approx(mean, rel=1e-3), name

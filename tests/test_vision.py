@@ -54,9 +54,10 @@ def test_lite0_features_are_its_levels(lite0: EfficientNetLite0, timm_lite0: tor
     pixels = pictures(1, 96)
     with torch.no_grad():
         timm_lite0((pixels * 255 - 127) / 128)
-        features, classes = lite0.features_and_classes(pixels)
+        levels = lite0.levels(pixels)
+        features, classes = lite0.features(levels), lite0.classify(pixels)
         assert torch.equal(features, lite0(pixels))
-        assert torch.equal(classes, lite0.classify(pixels))
+        assert torch.equal(classes, lite0.classify_map(levels[-1].flatten(2).mT))
     assert features.shape == (1, 9, 1450)
     assert classes.shape == (1, 9, 1000)
     first = 0

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mlmamba.chat import ChatTokenizer
+from mlmamba.training.naming import pushes
 from mlmamba.training.questions import COLUMNS, MAKERS, QA, ROWS, View, ask, deciding, mentions, third
 from mlmamba.training.scenes import GRID, Scene, Sources, compose
 from mlmamba.training.things import COLOURS, KINDS, NUMBERS
@@ -56,7 +57,8 @@ class Batch:
     photographic: (b,), whether patches without a word show a photo, so that the encoder's own classes can name them.
     colours: (b, n_patches), the index in COLOURS of what a patch shows. middles: (b, n_patches), 1 where the middle of
     a thing is, 0 elsewhere. Both are NONE where nobody knows.
-    talks: one set of branches per connector, about the same pictures."""
+    talks: one set of branches per connector, about the same pictures. towards and margins: (b, n_patches), as
+    `naming.pushes` says."""
 
     pixels: Tensor
     words: Tensor
@@ -64,6 +66,8 @@ class Batch:
     colours: Tensor
     middles: Tensor
     talks: list[Branches]
+    towards: Tensor
+    margins: Tensor
 
 
 class Batches(Dataset[Batch]):
@@ -94,6 +98,7 @@ class Batches(Dataset[Batch]):
             torch.tensor([colours(scene) for scene in scenes]),
             torch.tensor([middles(scene) for scene in scenes]),
             [self.talks(scenes, rng) for _ in range(self.sets)],
+            *pushes(rng, (self.size, GRID * GRID)),
         )
 
     def words(self, scene: Scene, rng: random.Random) -> list[int]:
@@ -106,7 +111,11 @@ class Batches(Dataset[Batch]):
         return [NONE if kind is None else as_told[kind] for kind in kinds]
 
     def talks(self, scenes: list[Scene], rng: random.Random) -> Branches:
-        rows = [row for scene in scenes for row in self.pack(View(scene), ask(scene, rng, 3 * self.branches), rng)]
+        rows = [
+            row
+            for scene in scenes
+            for row in self.pack(View(scene), ask(scene, rng, 3 * self.branches, practice=True), rng)
+        ]
         t = self.max_tokens  # always the same, so that memory is used again
 
         def padded(column: int, fill: int | Fact) -> Tensor:

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from mlmamba import backend, weights
 from mlmamba.config import LanguageConfig, MLMambaConfig
-from mlmamba.connector import DIRECTIONS
+from mlmamba.connector import DIRECTIONS, ScanLayer
 from mlmamba.errors import UserError
 from mlmamba.mamba2 import Mamba2Layer
 from mlmamba.model import MLMamba
@@ -65,6 +65,7 @@ class Recipe:
     workers: int
     shard: bool = False
     recompute: bool = False
+    compile: bool = False
 
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
@@ -224,6 +225,10 @@ def train(objective: Objective, batches: Dataset[Any], recipe: Recipe, out: Path
     optimisers = optimisers_for(objective, recipe)
     if recipe.recompute:
         apply_activation_checkpointing(objective, check_fn=lambda module: isinstance(module, Mamba2Layer))
+    if recipe.compile:
+        for layer in objective.modules():
+            if isinstance(layer, (Mamba2Layer, ScanLayer)):
+                layer.compile(dynamic=False)
     see, weight = objective.see, objective.weight  # not a part of what is sharded
     module, *optimisers = accelerator.prepare(objective, *optimisers)
     start = resume(accelerator, out, recipe)

@@ -21,6 +21,10 @@ PHOTO_WEIGHTS = {
     "is_there": 54, "list": 10, "what": 26, "main": 6, "describe": 5, "decline": 2, "about": 1, "group": 2,
 }  # fmt: skip
 
+# for training, beside the questions that a model is examined with
+PRACTICE = WEIGHTS | {"count": 26, "some_number": 8}
+PHOTO_PRACTICE = PHOTO_WEIGHTS | {"what": 32, "some_number": 10}
+
 IS_THERE = (
     "Is there {a} in the picture?", "Is there {a} in this picture?", "Is there {a}?", "Is there {a} here?",
     "Do you see {a}?", "Can you see {a}?", "Can you see {a} in this picture?", "Do you see any {s}?",
@@ -439,6 +443,26 @@ def count(view: View, rng: random.Random) -> QA | None:
     return QA("count", rng.choice(COUNT).format(s=thing.plural), answer, str(n), (kind,))
 
 
+def some_number(view: View, rng: random.Random) -> QA | None:
+    """How many there are of anything at all: often none; and a photo is taken to show its own thing once.
+
+    The last is not always true. But with no such question a model never learns what to say to one.
+    """
+    own = [t.kind for t in view.shown if t.source == "photo" and KINDS[t.kind].form == "count"]
+    if own and rng.random() < 0.5:
+        kind = rng.choice(own)
+        n = own.count(kind)
+    else:
+        kind, n = view.absent(rng) if rng.random() < 0.5 else rng.choice(list(KINDS)), 0
+        thing = KINDS[kind]
+        there = kind in view.avoid or kind in view.present or unsure(kind) & set(view.present)
+        if there or thing.form != "count" or any(narrower in view.avoid for narrower in NARROWER[kind]):
+            return None
+    thing = KINDS[kind]
+    answer = f"There {'is' if n == 1 else 'are'} {NUMBERS[n]} {thing.name if n == 1 else thing.plural}."
+    return QA("count", rng.choice(COUNT).format(s=thing.plural), answer, str(n), (kind,))
+
+
 def colour(view: View, rng: random.Random) -> QA | None:
     if view.scene.background and rng.random() < 0.12:
         return QA("colour", rng.choice(GROUND), f"The background is {view.scene.background}.", view.scene.background)
@@ -626,6 +650,9 @@ MAKERS: dict[str, Callable[[View, random.Random], QA | None]] = {
 }  # fmt: skip
 
 
+PRACTISED = MAKERS | {"some_number": some_number}
+
+
 def scribble(question: str, rng: random.Random) -> str:
     """As people type: sometimes in lower case, sometimes without the mark at the end."""
     chance = rng.random()
@@ -638,17 +665,24 @@ def scribble(question: str, rng: random.Random) -> str:
     return question
 
 
-def ask(scene: Scene, rng: random.Random, n: int) -> list[QA]:
-    """`n` different questions about a scene, by the weights of their types; fewer where it gives no more."""
+def ask(scene: Scene, rng: random.Random, n: int, *, practice: bool = False) -> list[QA]:
+    """`n` different questions about a scene, by the weights of their types; fewer where it gives no more.
+
+    `practice` is for training: an examination keeps its questions when training is changed.
+    """
     view = View(scene)
-    weights = PHOTO_WEIGHTS if scene.style == "photo" else WEIGHTS
+    photo = scene.style == "photo"
+    if practice:
+        weights = PHOTO_PRACTICE if photo else PRACTICE
+    else:
+        weights = PHOTO_WEIGHTS if photo else WEIGHTS
     types, odds = list(weights), list(weights.values())
     out: list[QA] = []
     seen: set[str] = set()
     for _ in range(12 * n):
         if len(out) == n:
             break
-        qa = MAKERS[rng.choices(types, odds)[0]](view, rng)
+        qa = PRACTISED[rng.choices(types, odds)[0]](view, rng)
         if qa is None or qa.question in seen:
             continue
         seen.add(qa.question)

@@ -1,19 +1,21 @@
 """Train the tiny model: first that a patch tells its word, then also that answers come true.
 
-The losses. `align`: cross entropy on the word of what a patch shows, read from the projector's output through the
-tied embedding; without it, names don't bind to patches. `patch_colour`, `patch_row` and `patch_column`: on the words of
-its colour and of where it is, read in the same way among the words of their kind. `middle`: on whether the middle of a
-thing is there, by a head that only training has; numbers are told from it. `awake`: on heads of the scan that close.
-`answer`: cross entropy on the words of answers, with `telling` once more on those that decide whether the answer is
-right. `early`: within a question, on the one word that answers it. `facts`: at the name of a thing in a question, on
-the words for its number, colour, row and column, whichever of them is asked for: a look-up that one question teaches
-serves all. The first `align_steps` have the losses of patches alone and are cheap.
+The losses. `align`: cross entropy on the word of what a patch shows, read from the projector's output through the tied
+embedding; without it, names don't bind to patches. `imagine`: the same on patches pushed towards other classes.
+`patch_colour`, `patch_row` and `patch_column`: on the words of its colour and of where it is, read in the same way
+among the words of their kind. `middle`: on whether the middle of a thing is there, by a head that only training has;
+numbers are told from it. `awake`: on heads of the scan that close. `answer`: cross entropy on the words of answers,
+with `telling` once more on those that decide whether the answer is right. `early`: within a question, on the one word
+that answers it. `facts`: at the name of a thing in a question, on the words for its number, colour, row and column,
+whichever of them is asked for: a look-up that one question teaches serves all. The first `align_steps` have the losses
+of patches alone and are cheap.
 Connectors take turns on the same pictures; the vision tower stays frozen.
 """
 
 import json
 import math
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,20 +24,23 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from mlmamba import weights
+from mlmamba import hub, weights
 from mlmamba.config import MLMambaConfig
+from mlmamba.errors import UserError
 from mlmamba.mamba2 import LanguageModel, Mamba2Layer
-from mlmamba.model import MLMamba
+from mlmamba.model import MLMamba, load
 from mlmamba.ssd import Scan
 from mlmamba.training import loop
 from mlmamba.training.batches import FACTS, NONE, TYPES, Batch, Batches, Branches, sides
 from mlmamba.training.loop import Figures, mean_loss
+from mlmamba.training.naming import Imagined, look, start_as_dictionary
 from mlmamba.training.scenes import Sources
 from mlmamba.training.things import OF_WNID
 from mlmamba.training.tokenizer import corpus, first_id, first_ids
 from mlmamba.training.tokenizer import train as train_tokenizer
 from mlmamba.vision import EfficientNetLite0, Vision
 
+IMAGINED = 4  # pictures of a batch that are imagined as something else too
 LEAST_DELTA = 0.01  # below this mean, a connector's head is falling asleep
 
 
@@ -50,12 +55,14 @@ class Recipe(loop.Recipe):
     warmup: int
     decay: float
     align: float
+    imagine: float
     tell: float
     telling: float
     early: float
     facts: float
     awake: float
     sure: float
+    start: str | None = None
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: a short rise, a plain, a fall to zero that is steep at first (1 - sqrt)."""
@@ -111,9 +118,13 @@ class Teacher:
         self.to_words = F.one_hot(of_class).float()  # (1000, n_words)
         self.sure = sure
 
+    def opinion(self, class_logits: Tensor) -> Tensor:
+        """Probabilities of `word_ids` (…, n_words), from class logits (…, 1000)."""
+        return class_logits.softmax(-1) @ self.to_words.to(class_logits.device)
+
     def name(self, class_logits: Tensor, words: Tensor, photographic: Tensor) -> Tensor:
         """Fill NONE in `words` (b, n_patches) from class_logits (b, n_patches, 1000) where a photo is shown."""
-        share, word = (class_logits.softmax(-1) @ self.to_words.to(class_logits.device)).max(-1)
+        share, word = self.opinion(class_logits).max(-1)
         named = (words == NONE) & photographic[:, None] & (share > self.sure)
         return torch.where(named, self.word_ids.to(words.device)[word], words)
 
@@ -180,22 +191,27 @@ def answer_losses(
 @dataclass
 class Seen:
     """A batch as the connectors meet it: patches (b, n_patches, d_features), words, colours and middles
-    (b, n_patches), talks by kind of connector."""
+    (b, n_patches), talks by kind of connector. imagined (k, n_patches, d_features): patches of some photos, pushed
+    towards classes that are not there; opinions (k, n_patches, n_words): what the encoder's head then names them."""
 
     patches: Tensor
     words: Tensor
     colours: Tensor
     middles: Tensor
     talks: dict[str, Branches]
+    imagined: Tensor
+    opinions: Tensor
 
 
 class Scenes(loop.Objective):
     """The losses of one batch of scenes."""
 
     def __init__(
-        self, model: MLMamba, teacher: Teacher, words: dict[str, Tensor], recipe: Recipe, device: torch.device
-    ):
+        self, model: MLMamba, teacher: Teacher, imagination: Imagined, words: dict[str, Tensor], recipe: Recipe,
+        device: torch.device,
+    ):  # fmt: skip
         super().__init__(model)
+        self.imagination = imagination
         self.middle = nn.Linear(model.config.language.d_model, 1)
         self.teacher, self.words, self.recipe, self.device = teacher, words, recipe, device
         self.sides = [torch.tensor(side, device=device) for side in sides(model.grid)]
@@ -204,14 +220,28 @@ class Scenes(loop.Objective):
         tower = self.model.towers.towers[0]
         assert isinstance(tower, EfficientNetLite0)  # the one tower with a head of its own
         # small parts stay in a CPU's cache
-        parts = [tower.features_and_classes(part.to(self.device).float() / 255) for part in batch.pixels.split(8)]
-        patches, classes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        words = self.teacher.name(classes.float(), batch.words.to(self.device), batch.photographic.to(self.device))
+        parts = [tower.levels(part.to(self.device).float() / 255) for part in batch.pixels.split(8)]
+        patches = torch.cat([tower.features(levels) for levels in parts])
+        last = torch.cat([levels[-1].flatten(2).mT for levels in parts])
+        photographic = batch.photographic.to(self.device)
+        words = self.teacher.name(tower.classify_map(last), batch.words.to(self.device), photographic)
+        some = photographic.float().argsort(descending=True, stable=True)[:IMAGINED]  # photos first; always as many
+        imagined, classes = self.imagination.push(
+            patches[some], last[some], batch.towards.to(self.device)[some], batch.margins.to(self.device)[some]
+        )
         talks = [talk.to(self.device) for talk in batch.talks]
         return Seen(
             patches, words, batch.colours.to(self.device), batch.middles.to(self.device),
-            dict(zip(self.model.config.connector.kinds, talks, strict=True)),
+            dict(zip(self.model.config.connector.kinds, talks, strict=True)), imagined, self.teacher.opinion(classes),
         )  # fmt: skip
+
+    def imagine_loss(self, seen: Seen, kind: str) -> Tensor:
+        """Cross entropy with the head's opinion, among the words that it can name; patches weigh by how sure it is."""
+        features = self.model.connector(seen.imagined, self.model.grid, kind).features
+        ids = self.teacher.word_ids.to(features.device)
+        told = F.linear(features, self.model.language_model.embedding.weight[ids]).float().log_softmax(-1)
+        sure = seen.opinions.max(-1).values
+        return -((seen.opinions * told).sum(-1) * sure).sum() / sure.sum()
 
     def middle_loss(self, features: Tensor, middles: Tensor) -> Tensor:
         """Loss on whether the middle of a thing is at a patch, for each middle that there is."""
@@ -225,8 +255,8 @@ class Scenes(loop.Objective):
         features = output.features
         recipe = self.recipe
         loss, figures = align_loss(self.model, features, seen.words)
-        told = {"align": loss}
-        loss = recipe.align * loss
+        told = {"align": loss, "imagined": self.imagine_loss(seen, kind)}
+        loss = recipe.align * loss + recipe.imagine * told["imagined"]
         rows, columns = (side.expand(seen.words.shape) for side in self.sides)
         for name, targets in (("colour", seen.colours), ("row", rows), ("column", columns)):
             patch = f"patch_{name}"
@@ -251,6 +281,8 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
     accelerator = loop.accelerator_for(recipe, device)
     out.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
+        if recipe.start and not (out / weights.TOKENIZER).exists():
+            shutil.copy(hub.tokenizer_file(hub.find(recipe.start)), out / weights.TOKENIZER)
         tokenizer = _tokenizer(out / weights.TOKENIZER, data)
     config = recipe.model
     torch.manual_seed(recipe.seed)
@@ -258,13 +290,29 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
     loop.check_sizes(config, vision.d_features)
     model = MLMamba(config, tokenizer, vision)
     initialise(model)
-    vision.to(accelerator.device, torch.bfloat16)
+    sources, teacher, tower = Sources(data), Teacher(tokenizer, recipe.sure), vision.towers[0]
+    assert isinstance(tower, EfficientNetLite0)  # the one tower with a head of its own
+    features, last = look(tower, sources, config.vision.image_size, recipe.seed)
+    maps = last.flatten(0, 1)
+    if not loop.checkpoints(out):
+        if recipe.start:
+            take_over(model, load(recipe.start, vision=False, device="cpu", dtype="float32"))
+        start_as_dictionary(model, features, last, Imagined(tower, maps), teacher.word_ids, teacher.to_words)
+    vision.to(accelerator.device, getattr(torch, recipe.precision))
+    imagination = Imagined(tower, maps.to(accelerator.device))
     batches = Batches(
-        Sources(data), tokenizer, size=recipe.micro_batch, branches=recipe.branches, max_tokens=recipe.max_tokens,
+        sources, tokenizer, size=recipe.micro_batch, branches=recipe.branches, max_tokens=recipe.max_tokens,
         sets=len(config.connector.kinds), image_size=config.vision.image_size, seed=recipe.seed,
     )  # fmt: skip
-    scenes = Scenes(model, Teacher(tokenizer, recipe.sure), words_of(tokenizer), recipe, accelerator.device)
+    scenes = Scenes(model, teacher, imagination, words_of(tokenizer), recipe, accelerator.device)
     loop.train(scenes, batches, recipe, out, accelerator)
+
+
+def take_over(model: MLMamba, older: MLMamba) -> None:
+    """Start from another model's words and language model. Raises UserError where their sizes differ."""
+    if older.config.language != model.config.language:
+        raise UserError("The model to start from has a language model of other sizes; give both the same config.")
+    model.language_model.load_state_dict(older.language_model.state_dict())
 
 
 def _tokenizer(path: Path, data: Path) -> Tokenizer:

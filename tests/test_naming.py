@@ -1,0 +1,114 @@
+"""What the encoder's own head knows reaches the words of patches: pushed features, and the dictionary to start with."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import DATA, TINY, on_real_data
+from tokenizers import Tokenizer
+
+from mlmamba.hub import CHECKPOINTS
+from mlmamba.model import MLMamba
+from mlmamba.training import naming
+from mlmamba.training.naming import Imagined, look, pushes, start_as_dictionary
+from mlmamba.training.questions import COUNT, KINDS, View, ask, some_number
+from mlmamba.training.scenes import Scene, Sources, Thing
+from mlmamba.training.train import Teacher, initialise
+from mlmamba.vision import EfficientNetLite0, Vision
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def vision() -> Vision:
+    return Vision(TINY.model.vision)
+
+
+def seen(vision: Vision) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and last level of two photos."""
+    from PIL import Image
+
+    tower = vision.towers[0]
+    assert isinstance(tower, EfficientNetLite0)
+    with torch.no_grad():
+        pixels = torch.stack([vision.prepare(Image.open(EXAMPLES / name)) for name in ("street.jpg", "meadow.jpg")])
+        levels = tower.levels(pixels)
+        return tower.features(levels), levels[-1].flatten(2).mT
+
+
+def test_a_push_goes_to_its_class_and_changes_nothing_else(vision):
+    tower = vision.towers[0]
+    features, last = seen(vision)
+    towards = torch.full((2, 100), -1)
+    towards[:, ::2] = torch.randint(1000, (2, 50), generator=torch.Generator().manual_seed(1))
+    margin = torch.full((2, 100), 2.0)
+    maps = torch.randn(4000, 1280, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        anew, logits = Imagined(tower, maps).push(features, last, towards, margin)
+        before = tower.net.classifier(last)
+    left = towards < 0
+    torch.testing.assert_close(anew[left], features[left], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits[left], before[left], atol=1e-4, rtol=1e-4)
+    lower = torch.cat([features[..., :168], features[..., 1448:]], -1)
+    torch.testing.assert_close(torch.cat([anew[..., :168], anew[..., 1448:]], -1), lower)
+    wanted = towards[~left][:, None]
+    assert (logits[~left].gather(-1, wanted) > before[~left].gather(-1, wanted)).all()
+    assert (logits[~left].argmax(-1, keepdim=True) == wanted).float().mean() > 0.6
+    # what the features say is what the logits were computed from, up to the mean and scale that a norm takes away
+    head = tower.net.classifier
+    for feature, logit in zip(anew[~left][:20, 168:1448], logits[~left], strict=False):
+        said = torch.stack([head.weight @ feature, head.weight.sum(-1)], -1).detach()
+        wanted_of = (logit - head.bias.detach())[:, None]
+        found = said @ torch.linalg.lstsq(said, wanted_of).solution
+        torch.testing.assert_close(found, wanted_of, atol=1e-2, rtol=1e-2)
+
+
+def test_pushes_are_those_of_their_seed():
+    one, other = pushes(random.Random(3), (4, 100)), pushes(random.Random(3), (4, 100))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    classes, margin = one
+    assert classes.max() < 1000 and classes.min() == -1 and margin.shape == classes.shape == (4, 100)
+    assert all(len(set(row) - {-1}) <= 3 for row in classes.tolist())
+    assert 0.3 < (classes < 0).float().mean() < 0.5
+
+
+@on_real_data
+@pytest.mark.slow
+def test_an_untrained_connector_names_what_the_head_names(vision, monkeypatch):
+    """On photos that the fit has not seen: by chance it would be right once in some hundred times."""
+    monkeypatch.setattr(naming, "N_PICTURES", 96)
+    monkeypatch.setattr(naming, "FIT_STEPS", 100)
+    tokenizer = Tokenizer.from_file(str(CHECKPOINTS / "tiny" / "tokenizer.json"))
+    torch.manual_seed(0)
+    model = MLMamba(TINY.model, tokenizer, vision)
+    initialise(model)
+    tower, teacher = vision.towers[0], Teacher(tokenizer, 0.6)
+    features, last = look(tower, Sources(DATA), 320, seed=0)
+
+    def right(kind: str) -> float:
+        others, maps = look(tower, Sources(DATA), 320, seed=1)
+        with torch.no_grad():
+            logits = model.language_model.head(model.connector(others, (10, 10), kind).features)
+        sure, word = teacher.opinion(tower.classify_map(maps)).max(-1)
+        return (logits.argmax(-1) == teacher.word_ids[word])[sure > 0.6].float().mean().item()
+
+    assert right("bsm") < 0.05
+    start_as_dictionary(model, features, last, Imagined(tower, last.flatten(0, 1)), teacher.word_ids, teacher.to_words)
+    assert right("bsm") > 0.3 and right("csm") > 0.3
+
+
+def test_some_number_is_of_what_is_there_or_surely_not():
+    photo = Scene((Thing("dog", (0.1, 0.1, 0.9, 0.9), 0.5, None, "photo"),), "photo", avoid=("cat", "tree"))
+    told = {qa.kinds[0]: qa for i in range(400) if (qa := some_number(View(photo), random.Random(i)))}
+    assert told.pop("dog").answer == "There is one dog." and len(told) > 50
+    for kind, qa in told.items():
+        assert kind not in ("cat", "tree", "animal") and qa.truth == "0"
+        assert qa.question in [q.format(s=KINDS[kind].plural) for q in COUNT]
+        assert qa.answer == f"There are no {KINDS[kind].plural}."
+
+
+def test_an_examination_asks_nothing_of_practice():
+    photo = Scene((Thing("dog", (0.1, 0.1, 0.9, 0.9), 0.5, None, "photo"),), "photo")
+    assert not any(qa.type == "count" for i in range(40) for qa in ask(photo, random.Random(i), 5))
+    assert any(qa.type == "count" for i in range(40) for qa in ask(photo, random.Random(i), 5, practice=True))
