@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 import spaces
+import torch
 from PIL import Image
 
 import mlmamba
@@ -39,6 +40,7 @@ def conversation(name: str, picture: Image.Image, connector: str, turns: Turns) 
     model = LENT[name]
     if name not in READ:
         READ.add(name)
+        torch.set_num_threads(1)  # OpenMP's others stayed behind in the process that was forked
         for _ in model.start(picture, connector).ask("Hello", max_new_tokens=2):
             pass
     return model.start(picture, connector, turns)
