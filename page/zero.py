@@ -1,7 +1,7 @@
-"""On ZeroGPU: a GPU is lent for one call at a time, to a process that is forked for it and dies with it.
+"""On ZeroGPU: a GPU is lent for one call at a time, to a process that is forked for it and may serve another call.
 
 Import this before anything touches CUDA, load the models before the page is launched, and both in the main thread:
-`spaces` keeps their weights aside and moves them to the GPU of each new process. Nothing else stays there, so a call
+`spaces` keeps their weights aside and moves them to the GPU of each new process. Nothing else is sure to stay: a call
 brings picture, connector and turns, and all of it is read again; on such a GPU that takes a fraction of a second.
 """
 
@@ -33,6 +33,13 @@ Turns = tuple[tuple[str, str], ...]
 
 class Refused(str):
     """A sentence for the user. Of an exception, only the name of its class would come back."""
+
+
+def told(problem: gr.Error) -> Exception:
+    """What `spaces` says: no GPU to be had, or the visitor's share is used up; of a fault of ours only its class."""
+    if problem.title == "ZeroGPU worker error":
+        return RuntimeError(f"in a lent process: {problem.message}")
+    return UserError(str(problem.message))
 
 
 def conversation(name: str, picture: Image.Image, connector: str, turns: Turns) -> Conversation:
@@ -98,7 +105,7 @@ class LentConversation(ConversationElsewhere):
         try:
             read = lent_look(*self._call(), connector, answered)
         except gr.Error as problem:
-            raise UserError(str(problem.message)) from problem
+            raise told(problem) from problem
         if isinstance(read, Refused):
             raise UserError(read)
         return unpack(read)
@@ -112,8 +119,8 @@ class LentConversation(ConversationElsewhere):
                     yield step
                     if stop.is_set():
                         return
-        except gr.Error as problem:  # no GPU to be had, or the visitor's share of it is used up
-            raise UserError(str(problem.message)) from problem
+        except gr.Error as problem:
+            raise told(problem) from problem
 
 
 def speakers(first: str, device: str, seats: int | None) -> Speakers:

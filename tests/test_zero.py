@@ -22,6 +22,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 import mlmamba
+from page.chat import FAILED
 from page.limits import ANSWER_S
 
 spaces = pytest.importorskip("spaces", reason="needs spaces: pip install -r requirements-dev.txt")
@@ -172,3 +173,16 @@ def test_what_a_user_can_mend_comes_back(host):
         Client(url, verbose=False).predict(handle_file(MEADOW), "Is there a dog?", api_name="/ask")
     with pytest.raises(AppError, match="runs elsewhere"):
         Client(url, verbose=False).predict(handle_file(MEADOW), "Is there a dog?", api_name="/race")
+
+
+def test_a_fault_of_ours_is_no_sentence_for_the_user(host, visit, tmp_path):
+    url = host(FULL.replace("raise MemoryError", "raise KeyError(1)"))
+    page = visit(url)
+    page.click("#examples button >> nth=0")
+    page.wait_for_selector("#picture img")
+    page.fill("#question textarea", "Is there a dog?")
+    page.click("#ask")
+    page.wait_for_selector(".notice.problem")
+    assert FAILED in page.inner_text("#notice")
+    assert page.input_value("#question textarea") == "Is there a dog?"
+    assert "in a lent process: KeyError" in (tmp_path / "log").read_text()
