@@ -1,6 +1,7 @@
 """What the encoder's own head knows reaches the words of patches: pushed features, and the dictionary to start with."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,15 @@ import torch
 from test_training import DATA, TINY, on_real_data
 from tokenizers import Tokenizer
 
+import mlmamba
+from mlmamba.errors import UserError
 from mlmamba.hub import CHECKPOINTS
 from mlmamba.model import MLMamba
 from mlmamba.training import naming
 from mlmamba.training.naming import Imagined, look, pushes, start_as_dictionary
 from mlmamba.training.questions import COUNT, KINDS, View, ask, some_number
 from mlmamba.training.scenes import Scene, Sources, Thing
-from mlmamba.training.train import Teacher, initialise
+from mlmamba.training.train import Teacher, initialise, take_over
 from mlmamba.vision import EfficientNetLite0, Vision
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -96,6 +99,23 @@ def test_an_untrained_connector_names_what_the_head_names(vision, monkeypatch):
     assert right("bsm") < 0.05
     start_as_dictionary(model, features, last, Imagined(tower, last.flatten(0, 1)), teacher.word_ids, teacher.to_words)
     assert right("bsm") > 0.3 and right("csm") > 0.3
+
+
+def test_a_run_starts_from_another_model_and_from_its_connector_where_that_fits():
+    older = mlmamba.load("tiny", vision=False, device="cpu")
+    same, smaller = (
+        MLMamba(older.config),
+        MLMamba(replace(older.config, connector=replace(older.config.connector, n_layers=1))),
+    )
+    assert take_over(same, older) and not take_over(smaller, older)
+    for name, weight in older.state_dict().items():
+        assert torch.equal(same.state_dict()[name], weight)
+        if name.startswith("language_model."):
+            assert torch.equal(smaller.state_dict()[name], weight)
+    assert not torch.equal(smaller.connector.mlp[0].weight, older.connector.mlp[0].weight)
+    other = MLMamba(replace(older.config, language=replace(older.config.language, n_layers=2)))
+    with pytest.raises(UserError, match="other sizes"):
+        take_over(other, older)
 
 
 def test_some_number_is_of_what_is_there_or_surely_not():

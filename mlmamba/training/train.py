@@ -295,9 +295,9 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
     features, last = look(tower, sources, config.vision.image_size, recipe.seed)
     maps = last.flatten(0, 1)
     if not loop.checkpoints(out):
-        if recipe.start:
-            take_over(model, load(recipe.start, vision=False, device="cpu", dtype="float32"))
-        start_as_dictionary(model, features, last, Imagined(tower, maps), teacher.word_ids, teacher.to_words)
+        older = load(recipe.start, vision=False, device="cpu", dtype="float32") if recipe.start else None
+        if not (older and take_over(model, older)):
+            start_as_dictionary(model, features, last, Imagined(tower, maps), teacher.word_ids, teacher.to_words)
     vision.to(accelerator.device, getattr(torch, recipe.precision))
     imagination = Imagined(tower, maps.to(accelerator.device))
     batches = Batches(
@@ -308,11 +308,18 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
     loop.train(scenes, batches, recipe, out, accelerator)
 
 
-def take_over(model: MLMamba, older: MLMamba) -> None:
-    """Start from another model's words and language model. Raises UserError where their sizes differ."""
+def take_over(model: MLMamba, older: MLMamba) -> bool:
+    """Start from another model's words and language model, and from its connector too where that has the same sizes.
+
+    Says whether the connector was taken. Raises UserError where the language models' sizes differ.
+    """
     if older.config.language != model.config.language:
         raise UserError("The model to start from has a language model of other sizes; give both the same config.")
     model.language_model.load_state_dict(older.language_model.state_dict())
+    if older.config.connector != model.config.connector:
+        return False
+    model.connector.load_state_dict(older.connector.state_dict())
+    return True
 
 
 def _tokenizer(path: Path, data: Path) -> Tokenizer:
