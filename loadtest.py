@@ -40,14 +40,16 @@ SAMPLE_S = 5  # between two looks at the memory
 # the real model, but slow: it may not end its answer, and thinks 0.1 s before each token
 SLOW = """
 import time
-from mlmamba.decoding import Wish
-choose = Wish.choose
-def slow(self, logits):
-    time.sleep(0.1)
+from mlmamba import decoding
+choose, say = decoding.choose, decoding.Seat.say
+def endless(logits, temperature, noise):
     logits = logits.clone()
-    logits[self.end] = float("-inf")
-    return choose(self, logits)
-Wish.choose = slow
+    logits[:, 0] = float("-inf")  # the end of a turn
+    return choose(logits, temperature, noise)
+def slow(self, token):
+    time.sleep(0.1)
+    say(self, token)
+decoding.choose, decoding.Seat.say = endless, slow
 """
 
 

@@ -80,6 +80,25 @@ def kernels_for(device_type: str) -> Kernels:
     return Kernels(cuda_kernels.NAME, cuda_kernels.scan, cuda_kernels.step, cuda_kernels.conv)
 
 
+def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """`step` made ready to be done again and again, on tensors that stay where they are. It is done a few times.
+
+    On CUDA it is recorded as a graph, which launches all its kernels at once; the kernels are tuned before that.
+    """
+    if device.type != "cuda":
+        return step
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may compute meanwhile
+        step()
+    return graph.replay
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given, so that a clock read now is true."""
     if device.type != "cpu":

@@ -33,10 +33,12 @@ def scan(
     return y, state.float()
 
 
-def step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def step(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
     """`ssd.ssd_step` by the fused state update."""
     p, n = state.shape[-2:]
-    state = state.clone()  # the kernel writes into it
+    state = state if overwrite else state.clone()  # the kernel writes into it
     # expanded, not copied: by their strides of 0 the kernel sees that one number serves a head; it wants a bias then
     y = selective_state_update(
         state,
@@ -51,10 +53,12 @@ def step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, stat
     return y, state
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def conv(
+    x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None, overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
     """`ssd.causal_conv` by causal-conv1d where it is installed."""
     if causal_conv1d_fn is None or x.shape[1] == 1:
-        return ssd.causal_conv(x, weight, bias, state)
+        return ssd.causal_conv(x, weight, bias, state, overwrite)
     width = weight.shape[-1]
     before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
     y = causal_conv1d_fn(x.mT, weight, bias, initial_states=before.mT, activation="silu").mT

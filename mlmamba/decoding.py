@@ -5,9 +5,10 @@
     late = decoding.end()                    # tokens that were said before it could be stopped
     decoding.state                           # has read every token but the last
 
-`Alone` decodes in the caller's thread. `Together` has one thread of its own and a fixed number of seats, each with a
-state: at every step all seats go one token on, whoever sits there. What one user gets does not depend on who else
-is there, because a step always has the same shape and no seat looks at another.
+`Alone` decodes in the caller's thread. `Together` has one thread of its own and a fixed number of seats (`Steps`), each
+with a state: at every step all seats go one token on, whoever sits there. What one user gets does not depend on who
+else is there, because a step always has the same shape and no seat looks at another. And since it is always the same,
+on the same memory, CUDA can do it as one graph.
 """
 
 import atexit
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mlmamba.backend import repeated
 from mlmamba.mamba2 import LanguageModel, LanguageOutput, LayerState, State
 
 
@@ -35,16 +37,28 @@ class Wish:
     stop: threading.Event | None = None
 
     def choose(self, logits: Tensor) -> int:
-        """One id from logits (vocab_size,): the likeliest at temperature 0."""
-        logits = logits[: self.words]
-        if self.temperature <= 0:
-            return int(logits.argmax())
-        probabilities = torch.softmax(logits / self.temperature, dim=-1)
-        return int(torch.multinomial(probabilities, 1, generator=self.generator))
+        """One id from logits (vocab_size,)."""
+        logits = logits[None, : self.words]
+        noise = self.draw(torch.ones_like(logits[0]))
+        return int(choose(logits, torch.full_like(logits[:, :1], self.temperature), noise[None]))
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Fill noise (words,) with what the next choice is drawn by; at temperature 0 it is left alone."""
+        return noise.exponential_(generator=self.generator) if self.temperature > 0 else noise
 
     def over(self, token: int, said: int) -> bool:
         """Whether `token`, the last of `said` ones, ends the answer."""
         return token == self.end or said >= self.length or (self.stop is not None and self.stop.is_set())
+
+
+def choose(logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
+    """For each of logits (s, words) an id (s,): the likeliest where its temperature (s, 1) is 0, else drawn.
+
+    Of words whose clocks ring after e / p, with e exponentially distributed, the first to ring is the word w in a share
+    p_w of all cases: drawing is a division by noise (s, words) as well, and all seats choose in one go.
+    """
+    odds = torch.softmax(logits / temperature.clamp_min(1e-6), dim=-1)
+    return torch.where(temperature > 0, odds / noise, logits).argmax(-1)
 
 
 class Decoding(Protocol):
@@ -100,14 +114,61 @@ class AnswerAlone:
         return []
 
 
+class Steps:
+    """Seats that go one token on at a time, on tensors that stay where they are: on CUDA a graph, recorded once.
+
+    state: of all seats; tokens (seats, 1): the last of each, not yet read; logits (seats, words): those it was chosen
+    from; temperature (seats, 1) and noise (seats, words): see `choose`. A seat where nobody sits is computed too.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, language_model: LanguageModel, seats: int, words: int):
+        like = language_model.embedding.weight
+        self.language_model = language_model
+        self.state = language_model.empty(seats)
+        self.tokens = torch.zeros(seats, 1, dtype=torch.long, device=like.device)
+        self.logits = torch.zeros(seats, words, device=like.device)
+        self.temperature = torch.zeros(seats, 1, device=like.device)
+        self.noise = torch.ones(seats, words, device=like.device)
+        self.advance = repeated(self._advance, like.device)
+        for seat in range(seats):
+            self.clear(seat)  # what it was made ready on
+
+    def sit(self, seat: int, state: State, token: int, temperature: float) -> None:
+        """Begin at the state of one sequence (batch of 1) and a token that it has not read."""
+        for own, new in zip(self.state, state, strict=True):
+            own.conv[seat], own.ssm[seat] = new.conv[0], new.ssm[0]
+        self.tokens[seat], self.temperature[seat] = token, temperature
+
+    def taken(self, seat: int) -> State:
+        """A copy of a seat's state."""
+        own = slice(seat, seat + 1)
+        return tuple(LayerState(layer.conv[own].clone(), layer.ssm[own].clone()) for layer in self.state)
+
+    def clear(self, seat: int) -> None:
+        """Leave nothing of whoever sat there."""
+        for layer in self.state:
+            layer.conv[seat].zero_()
+            layer.ssm[seat].zero_()
+        for tensor in (self.tokens, self.logits, self.temperature):
+            tensor[seat] = 0
+        self.noise[seat] = 1
+
+    def _advance(self) -> None:
+        """Every seat reads its token and chooses the next."""
+        lm = self.language_model
+        output = lm(lm.embed(self.tokens), self.state, overwrite=True)
+        self.logits.copy_(output.logits[:, -1, : self.logits.shape[1]])
+        self.tokens.copy_(choose(self.logits, self.temperature, self.noise)[:, None])
+
+
 class Together:
     """Decodes up to `seats` answers as one batch, each step one token for every seat; others wait for a seat."""
 
-    def __init__(self, language_model: LanguageModel, seats: int):
-        self.language_model = language_model
+    def __init__(self, language_model: LanguageModel, seats: int, words: int):
+        """`words`: ids below it may be said."""
+        self.steps = Steps(language_model, seats, words)
         self.seats: list[Seat | None] = [None] * seats
-        self.tokens = [0] * seats  # the last one of each seat, not yet read
-        self.state: State | None = None  # of all seats, made with the first answer
         self.arrivals: queue.SimpleQueue[Seat | None] = queue.SimpleQueue()
         self.room = threading.Semaphore(seats)
         self.thread = threading.Thread(target=self._run, name="decoder", daemon=True)
@@ -158,42 +219,31 @@ class Together:
                 self.room.release()
                 return
             number = self.seats.index(None)
-            arriving: State = seat.output.state
-            if self.state is None:
-                self.state = tuple(
-                    LayerState(*(t.new_zeros(len(self.seats), *t.shape[1:]) for t in (layer.conv, layer.ssm)))
-                    for layer in arriving
-                )
-            for own, new in zip(self.state, arriving, strict=True):
-                own.conv[number], own.ssm[number] = new.conv[0], new.ssm[0]
-            self.seats[number], self.tokens[number] = seat, token
+            self.steps.sit(number, seat.output.state, token, seat.wish.temperature)
+            self.seats[number] = seat
         except Exception as fault:
             seat.leave(seat.output.state, fault)
             self.room.release()
 
     def _step(self) -> None:
         """One token for each seat."""
-        lm = self.language_model
-        ids = torch.tensor(self.tokens, device=lm.embedding.weight.device)[:, None]
-        output = lm(lm.embed(ids), self.state)
-        self.state = output.state
         for number, seat in enumerate(self.seats):
+            if seat is not None:
+                seat.wish.draw(self.steps.noise[number])
+        self.steps.advance()
+        for number, token in enumerate(self.steps.tokens[:, 0].tolist()):
+            seat = self.seats[number]
             if seat is None:
                 continue
-            token = seat.wish.choose(output.logits[number, -1])
             seat.say(token)
-            self.tokens[number] = token
             if seat.over(token):
                 self._leave(number, seat)
 
     def _leave(self, number: int, seat: "Seat", fault: Exception | None = None) -> None:
-        """Give the seat's state back, and clear it: an empty seat goes on being computed, from zeros."""
-        state, own = self.state or (), slice(number, number + 1)
-        seat.leave(tuple(LayerState(layer.conv[own].clone(), layer.ssm[own].clone()) for layer in state), fault)
-        for layer in state:
-            layer.conv[number].zero_()
-            layer.ssm[number].zero_()
-        self.seats[number], self.tokens[number] = None, 0
+        """Give the seat's state back, and clear it."""
+        seat.leave(self.steps.taken(number), fault)
+        self.steps.clear(number)
+        self.seats[number] = None
         self.room.release()
 
 

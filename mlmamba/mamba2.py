@@ -54,18 +54,20 @@ class SelectiveScan(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.heads))
 
-    def forward(self, projected: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState, Scan]:
+    def forward(
+        self, projected: Tensor, state: LayerState | None = None, overwrite: bool = False
+    ) -> tuple[Tensor, LayerState, Scan]:
         """projected: (b, l, d_projected) in scan order → y (b, l, d_inner) before gate and norm, state, scan."""
         h, p, n = self.heads, self.head_dim, self.d_state
         kernels = kernels_for(projected.device.type)
         gate, xBC, dt = projected.split([h * p, h * p + 2 * n, h], dim=-1)
-        xBC, conv = kernels.conv(xBC, self.conv_weight, self.conv_bias, state.conv if state else None)
+        xBC, conv = kernels.conv(xBC, self.conv_weight, self.conv_bias, state.conv if state else None, overwrite)
         x, B, C = xBC.split([h * p, n, n], dim=-1)
         x, gate = x.unflatten(-1, (h, p)), gate.unflatten(-1, (h, p))
         dt = F.softplus(dt.float() + self.dt_bias.float())
         A, D = -torch.exp(self.A_log.float()), self.D.float()
         if state is not None and x.shape[1] == 1:
-            y, ssm = kernels.step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, state.ssm)
+            y, ssm = kernels.step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, state.ssm, overwrite)
             y = y[:, None]
         else:
             y, ssm = kernels.scan(x, dt, A, B, C, D, state.ssm if state else None)
@@ -88,10 +90,12 @@ class Mamba2Layer(nn.Module):
         self.gated_norm = RMSNorm(config.d_inner, config.norm_eps)
         self.out_proj = nn.Linear(config.d_inner, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState, Scan]:
+    def forward(
+        self, x: Tensor, state: LayerState | None = None, overwrite: bool = False
+    ) -> tuple[Tensor, LayerState, Scan]:
         dtype = self.in_proj.weight.dtype
         projected = self.in_proj(self.norm(x).to(dtype))  # (b, l, d_projected)
-        y, state, scan = self.scan(projected, state)
+        y, state, scan = self.scan(projected, state, overwrite)
         y = self.gated_norm(y, projected[..., : y.shape[-1]])
         return x + self.out_proj(y.to(dtype)), state, scan
 
@@ -134,11 +138,15 @@ class LanguageModel(nn.Module):
         *,
         scans: tuple[int, ...] = (),
         last_only: bool = False,
+        overwrite: bool = False,
     ) -> LanguageOutput:
-        """Read embeds (b, l, d_model), going on from `state`; `last_only` gives logits of the last position alone."""
+        """Read embeds (b, l, d_model), going on from `state`; `last_only` gives logits of the last position alone.
+
+        With `overwrite`, for one token at a time, the new state is written over `state`, which saves its copies.
+        """
         x, states, kept = embeds.float(), [], {}
         for i, layer in enumerate(self.layers):
-            x, layer_state, scan = layer(x, state[i] if state else None)
+            x, layer_state, scan = layer(x, state[i] if state else None, overwrite)
             states.append(layer_state)
             if i in scans:
                 kept[i] = scan
@@ -150,6 +158,14 @@ class LanguageModel(nn.Module):
         """Logits in float32 through the tied embedding: (..., d_model) → (..., vocab)."""
         weight = self.embedding.weight
         return F.linear(hidden.to(weight.dtype), weight).float()
+
+    def empty(self, b: int) -> State:
+        """The states of `b` sequences of which nothing was read yet."""
+        c, weight = self.config, self.embedding.weight
+        conv, ssm = (c.d_conv - 1, c.d_inner + 2 * c.d_state), (c.n_heads, c.head_dim, c.d_state)
+        return tuple(
+            LayerState(weight.new_zeros(b, *conv), weight.new_zeros(b, *ssm, dtype=torch.float32)) for _ in self.layers
+        )
 
     @staticmethod
     def state_bytes(state: State) -> int:

@@ -89,7 +89,7 @@ class MLMamba(nn.Module):
     def serve(self, seats: int) -> "MLMamba":
         """From now on decode the answers of up to `seats` users as one batch, each as if alone."""
         if isinstance(self.language_model, LanguageModel):
-            self.decoder = Together(self.language_model, seats)
+            self.decoder = Together(self.language_model, seats, self.config.vocab_words)
         return self
 
     def check_connector(self, kind: str | None) -> str:

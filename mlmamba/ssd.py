@@ -88,14 +88,16 @@ def ssd(
     return y + skip, state
 
 
-def ssd_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def ssd_step(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
     """One step of the recurrence: x (b, h, p), dt (b, h), B and C (b, n), state (b, h, p, n) → y, new state.
 
-    The state passed in is left as it was, so that kept states never alias.
+    The state passed in is left as it was, so that kept states never alias; with `overwrite` it becomes the new one.
     """
     x, dt, B, C = (t.float() for t in (x, dt, B, C))
     fed = (x * dt[..., None])[..., None] * B[:, None, None, :]
-    state = torch.addcmul(fed, state, (dt * A).exp()[..., None, None])
+    state = torch.addcmul(fed, state, (dt * A).exp()[..., None, None], out=state if overwrite else None)
     y = (state @ C[:, None, :, None]).squeeze(-1)  # (b, h, p)
     return y + x * D[:, None], state
 
@@ -117,13 +119,19 @@ def ssd_recurrence(
     return torch.stack(ys, dim=1), torch.stack(states, dim=1)
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Depthwise causal convolution, then SiLU: x (b, l, d), weight (d, width) → (b, l, d), the last width-1 inputs."""
+def causal_conv(
+    x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None, overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Depthwise causal convolution, then SiLU: x (b, l, d), weight (d, width) → (b, l, d), the last width-1 inputs.
+
+    These are the new state; with `overwrite` they are written over the one passed in.
+    """
     width = weight.shape[-1]
-    state = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
-    seen = torch.cat([state, x], dim=1)
+    before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
+    seen = torch.cat([before, x], dim=1)
     if x.shape[1] == 1:
         y = (seen * weight.T).sum(1, keepdim=True) + bias
     else:
         y = F.conv1d(seen.mT, weight[:, None], bias, groups=weight.shape[0]).mT
-    return F.silu(y), seen[:, 1 - width :]
+    after = seen[:, 1 - width :]
+    return F.silu(y), state.copy_(after) if overwrite and state is not None else after

@@ -233,7 +233,7 @@ def test_memory_that_runs_out_is_told_and_the_next_question_is_answered(
             raise fault()
         return forward(*args, **kwargs)
 
-    decoder = Together(lm, seats) if seats else model.decoder
+    decoder = Together(lm, seats, model.config.vocab_words) if seats else model.decoder
     monkeypatch.setattr(model, "decoder", decoder)
     conversation = model.start(picture)
     monkeypatch.setattr(lm, "forward", failing)

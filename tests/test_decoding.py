@@ -13,7 +13,7 @@ from PIL import Image
 
 import mlmamba
 from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, VisionConfig
-from mlmamba.decoding import Alone, Together, Wish
+from mlmamba.decoding import Alone, Seat, Together, Wish
 from mlmamba.mamba2 import LanguageModel
 from mlmamba.model import MLMamba
 from mlmamba.vision import Vision
@@ -45,7 +45,7 @@ def wish(length: int, **options) -> Wish:
 
 @pytest.fixture
 def together(lm):
-    decoder = Together(lm, seats=3)
+    decoder = Together(lm, seats=3, words=97)
     yield decoder
     decoder.close()
     assert not decoder.thread.is_alive()
@@ -77,10 +77,17 @@ def test_nobody_else_changes_a_bit(lm, together, monkeypatch):
     """The logits of one user, to the bit: alone in the batch, and among others who come and go."""
     mine = wish(30)
     seen: list[torch.Tensor] = []
-    choose = Wish.choose
-    monkeypatch.setattr(
-        Wish, "choose", lambda self, logits: (self is mine and seen.append(logits.clone()), choose(self, logits))[1]
-    )
+    say = Seat.say
+
+    def listened(seat, token):
+        if seat.wish is mine:
+            sits = seat in together.seats  # the first token comes from the prompt's own reading
+            logits = together.steps.logits[together.seats.index(seat)] if sits else seat.output.logits[0, -1]
+            assert token == logits.argmax()
+            seen.append(logits.clone())
+        say(seat, token)
+
+    monkeypatch.setattr(Seat, "say", listened)
     first, *others = prompts(lm, 6)
     list(together.start(first, mine))
     quiet = [*seen]
@@ -143,6 +150,31 @@ def test_temperature_draws_from_each_ones_own_generator(lm, together):
         return list(together.start(prompts(lm, 1)[0], wish(12, temperature=2.0, generator=draw)))
 
     assert drawn(1) == drawn(1) and len({tuple(drawn(seed)) for seed in range(4)}) > 1
+    alone = wish(12, temperature=2.0, generator=torch.Generator().manual_seed(1))
+    assert list(Alone(lm).start(prompts(lm, 1)[0], alone)) == drawn(1)
+
+
+def test_words_are_drawn_as_often_as_their_probability_says():
+    logits = torch.tensor([0.1, 2.0, -1.0, 1.3])
+    drawing = Wish(1, END, 4, temperature=0.7, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(torch.tensor([drawing.choose(logits) for _ in range(20_000)]), minlength=4)
+    torch.testing.assert_close(counts / 20_000, torch.softmax(logits / 0.7, 0), atol=0.015, rtol=0)
+
+
+def test_a_step_that_overwrites_its_state_computes_the_same(lm):
+    first, second = (output.state for output in prompts(lm, 2))
+    state = tuple(
+        type(a)(torch.cat([a.conv, b.conv]), torch.cat([a.ssm, b.ssm])) for a, b in zip(first, second, strict=True)
+    )
+    ids = torch.tensor([[5], [6]])
+    with torch.inference_mode():
+        kept = lm(lm.embed(ids), state)
+        before = [layer.ssm.clone() for layer in state]
+        written = lm(lm.embed(ids), state, overwrite=True)
+    assert torch.equal(kept.logits, written.logits)
+    for old, own, new, given in zip(before, state, kept.state, written.state, strict=True):
+        assert given.ssm is own.ssm and given.conv is own.conv and not torch.equal(old, own.ssm)
+        assert torch.equal(own.ssm, new.ssm) and torch.equal(own.conv, new.conv)
 
 
 @pytest.fixture(scope="module")
@@ -199,5 +231,7 @@ def test_nothing_of_a_visitor_stays_in_a_seat(lm, together):
     (output,) = prompts(lm, 1)
     assert len(list(together.start(output, wish(4)))) == 4
     together.close()  # so that its thread has done all
-    for layer in together.state:
+    steps = together.steps
+    for layer in steps.state:
         assert not layer.conv[0].any() and not layer.ssm[0].any()
+    assert not steps.tokens[0].any() and not steps.logits[0].any()

@@ -25,7 +25,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 import mlmamba
-from mlmamba.decoding import Wish
+from mlmamba.decoding import Seat
 from mlmamba.errors import UserError
 from page.chat import Chat
 from page.race import Race
@@ -47,14 +47,14 @@ class Slow(Replica):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.pace, self.tokens, choose = 0.0, 0, Wish.choose
+        self.pace, self.tokens, say = 0.0, 0, Seat.say
 
-        def slow_choose(wish: Wish, logits: torch.Tensor) -> int:
+        def slow(seat: Seat, token: int) -> None:
             self.tokens += 1
             time.sleep(self.pace)
-            return choose(wish, logits)
+            say(seat, token)
 
-        Wish.choose = slow_choose
+        Seat.say = slow
 
     def take(self, pace: float) -> int:
         """Take so many seconds for a token; returns the number of the process."""

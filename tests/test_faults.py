@@ -17,16 +17,16 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, resource.getrlimit(resource.
 # a model that fails in mid-answer as long as a file says with what
 FAILING = """
 import builtins, pathlib
-from mlmamba.decoding import Wish
-choose, told = Wish.choose, 0
-def failing(self, logits):
+from mlmamba import decoding
+choose, told = decoding.choose, 0
+def failing(*chances):
     global told
     told += 1
     fault = pathlib.Path({flag!r})
     if fault.exists() and told % 3 == 0:
         raise getattr(builtins, fault.read_text())("it broke")
-    return choose(self, logits)
-Wish.choose = failing
+    return choose(*chances)
+decoding.choose = failing
 """
 
 

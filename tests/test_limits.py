@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlmamba.decoding import Wish
+from mlmamba.decoding import Seat
 from mlmamba.errors import UserError
 from page import chat as chatting
 from page import limits, sessions
@@ -61,13 +61,13 @@ def test_an_answer_that_takes_too_long_is_stopped_and_kept(chat, monkeypatch):
     chat.take(str(MEADOW), VISITOR)
     session = chat.sessions["visitor"]
     monkeypatch.setattr(chatting, "ANSWER_S", 0.5)
-    choose = Wish.choose
+    say = Seat.say
 
-    def slow(wish, logits):
+    def slow(seat, token):
         time.sleep(0.2)
-        return choose(wish, logits)
+        say(seat, token)
 
-    monkeypatch.setattr(Wish, "choose", slow)
+    monkeypatch.setattr(Seat, "say", slow)
     chat.begin("Is there a dog?", None, [], VISITOR)
     last = answer(chat, 64)[-1]
     assert "stopped after" in last[chat.notice] and chat.box not in last
