@@ -87,15 +87,19 @@ def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], Non
     """
     if device.type != "cuda":
         return step
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
+    try:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may compute meanwhile
             step()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may compute meanwhile
-        step()
+    except RuntimeError:
+        log.exception("No CUDA graph can be recorded; kernels are launched one by one.")
+        return step
     return graph.replay
 
 

@@ -1,5 +1,6 @@
 """Several answers decoded as one batch are what each would be alone, to the bit whoever else is there."""
 
+import copy
 import random
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 import mlmamba
+from mlmamba.backend import repeated
 from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, VisionConfig
 from mlmamba.decoding import Alone, Seat, Together, Wish
 from mlmamba.mamba2 import LanguageModel
@@ -36,7 +38,8 @@ def prompts(lm: LanguageModel, n: int) -> list:
     """Outputs after n different prompts of different lengths."""
     draw = torch.Generator().manual_seed(1)
     with torch.inference_mode():
-        return [lm(lm.embed(torch.randint(1, 97, (1, 5 + i), generator=draw)), last_only=True) for i in range(n)]
+        ids = [torch.randint(1, 97, (1, 5 + i), generator=draw).to(lm.embedding.weight.device) for i in range(n)]
+        return [lm(lm.embed(some), last_only=True) for some in ids]
 
 
 def wish(length: int, **options) -> Wish:
@@ -175,6 +178,28 @@ def test_a_step_that_overwrites_its_state_computes_the_same(lm):
     for old, own, new, given in zip(before, state, kept.state, written.state, strict=True):
         assert given.ssm is own.ssm and given.conv is own.conv and not torch.equal(old, own.ssm)
         assert torch.equal(own.ssm, new.ssm) and torch.equal(own.conv, new.conv)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a graph can be recorded here")
+def test_where_no_graph_can_be_recorded_steps_are_done_one_by_one(caplog):
+    def step() -> None: ...
+
+    assert repeated(step, torch.device("cpu")) is step and not caplog.text
+    assert repeated(step, torch.device("cuda")) is step and "No CUDA graph" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graph_says_what_steps_one_by_one_say(lm):
+    on_gpu = copy.deepcopy(lm).to("cuda")
+    outputs = prompts(on_gpu, 3)
+    together = Together(on_gpu, seats=3, words=97)
+    try:
+        answers = [together.start(output, wish(20)) for output in outputs]
+        found = [list(answer) for answer in answers]
+    finally:
+        together.close()
+    assert found == [list(Alone(on_gpu).start(output, wish(20))) for output in outputs]
 
 
 @pytest.fixture(scope="module")
