@@ -40,6 +40,11 @@ class Backend:
     dtype: torch.dtype
     kernels: str
 
+    @property
+    def graphs(self) -> bool:
+        """Whether steps can be recorded as graphs here."""
+        return self.device.type == "cuda"
+
     def __str__(self) -> str:
         return f"{self.device} · {str(self.dtype).removeprefix('torch.')} · {self.kernels}"
 
@@ -101,6 +106,11 @@ def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], Non
         log.exception("No CUDA graph can be recorded; kernels are launched one by one.")
         return step
     return graph.replay
+
+
+def recorded(step: Callable[[], None]) -> bool:
+    """Whether what `repeated` gave is a graph."""
+    return isinstance(getattr(step, "__self__", None), torch.cuda.CUDAGraph)
 
 
 def synchronize(device: torch.device) -> None:

@@ -88,17 +88,21 @@ class Race:
 
     def changed(self, request: gr.Request) -> dict:
         """Tell the view what would be raced now."""
-        image, _, question, whose = self.subject(self.chat.session(request))
-        return {"subject": {"thumb": thumb(image), "question": question, "whose": whose}}
+        session = self.chat.session(request)
+        image, _, question, whose = self.subject(session)
+        model = self.chat.speakers.get(session.model)
+        graphs = isinstance(model, mlmamba.MLMamba) and model.backend.graphs
+        return {"subject": {"thumb": thumb(image), "question": question, "whose": whose, "graphs": graphs}}
 
-    def pair(self, name: str, connector: str | None) -> tuple[OurRunner, Runner]:
+    def pair(self, name: str, connector: str | None, graph: bool = False) -> tuple[Runner, Runner]:
         """A model with one of its connectors, and its rival. Raises UserError where one of them can't be had."""
         model = self.chat.speakers.get(name)
         if not isinstance(model, mlmamba.MLMamba):  # it is in replicas, or its GPU is lent
             raise UserError("A race needs the model beside the page, and here it runs elsewhere; see a recorded run.")
         if name not in self.rivals:
             self.rivals[name] = rivals.find(model)
-        return OurRunner(model, f"ML-Mamba {model.config.name}", connector), self.rivals[name]
+        ours = OurRunner(model, f"ML-Mamba {model.config.name}", connector)
+        return ours.launched(graph), self.rivals[name].launched(graph)
 
     # what is asked
 
@@ -115,7 +119,7 @@ class Race:
                 raise UserError("There is no such race; choose tokens and context again.")
             self.chat.recover(session, picture, said)
             image, name, question, _ = self.subject(session)
-            pair = self.pair(session.model, session.connector)
+            pair = self.pair(session.model, session.connector, args.get("graph") is True)
             messages: Any = racing.run(pair, image, question, tokens=tokens, context=context, stop=stop)
             with closing(messages):
                 for message in messages:
@@ -133,7 +137,7 @@ class Race:
 
         def run(stop: threading.Event) -> Generator[dict, None, None]:
             ours, rival = self.pair(session.model, session.connector)
-            assert isinstance(rival, OurRunner)  # as the twin and the one of the same shape are
+            assert isinstance(ours, OurRunner) and isinstance(rival, OurRunner)  # the twin, or one of the same shape
             messages: Any = scaling.run((ours, rival), stop=stop)
             with closing(messages):
                 yield from messages

@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 
 import mlmamba
-from mlmamba import weights
+from mlmamba import backend, weights
 from mlmamba.__main__ import main
-from mlmamba.bench import machine, peers, race, results, rivals, scaling
+from mlmamba.bench import graphs, machine, peers, race, results, rivals, scaling
 from mlmamba.bench.runners import OurRunner
 from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, TransformerConfig, VisionConfig
 from mlmamba.mamba2 import LanguageModel
 from mlmamba.model import MLMamba
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 PICTURE = Image.new("RGB", (60, 40), "red")
 
 
@@ -42,6 +43,7 @@ class Worker:
     """A runner that takes as long as it is told: `see`, `read`, then `step` times 1, 2, 3… in each lap."""
 
     kind, kernels, trained, sees_apart, parameters, n_patches = "mamba", "none", True, True, 7, 4
+    mode = "eager"
 
     def __init__(self, clock: Clock, name: str, see: float, read: float, step: float, grows: int = 0):
         self.clock, self.name, self.times, self.grows = clock, name, (see, read, step), grows
@@ -53,7 +55,7 @@ class Worker:
     def see(self, image: Image.Image) -> None:
         self.clock.now += self.times[0]
 
-    def read(self, sight: None, prompt: Sequence[int]) -> tuple[int, State]:
+    def read(self, sight: None, prompt: Sequence[int], room: int) -> tuple[int, State]:
         self.clock.now += self.times[1] * (2 if self.laps == 0 else 1)  # the warm-up is slow
         self.said, self.laps = 1, self.laps + 1
         self.prompts.append(len(prompt))
@@ -192,6 +194,45 @@ def test_a_race_says_what_a_conversation_says(sides):
         assert "".join(lap["tokens"][: lap["ended"]]) == answer
 
 
+def raced(sides: Sequence[OurRunner], **how) -> list[dict]:
+    *_, end = race.run(sides, PICTURE, "Is there a dog?", tokens=12, repeats=2, **how)
+    return end["race"]["runners"]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+def test_graph_against_graph_says_what_eager_says(small, sides, device, monkeypatch):
+    if device == "cpu":  # the same steps on memory in one place, launched one by one
+        assert [side.mode for side in sides] == ["eager", "eager"]
+        with pytest.raises(mlmamba.UserError, match="need a CUDA GPU"):
+            sides[0].launched(True)
+        monkeypatch.setattr(backend.Backend, "graphs", True)
+    else:
+        sides = [OurRunner(model.run_on(backend.choose("cuda", "float32")), model.config.name) for model in small]
+    graphed = [side.launched(True) for side in sides]
+    for context in (None, 200):  # the second cache is longer
+        eager, fixed = raced(sides, context=context), raced(graphed, context=context)
+        for one, other in zip(eager, fixed, strict=True):
+            assert one["lap"]["tokens"] == other["lap"]["tokens"] and one["memory"] == other["memory"]
+            assert one["mode"] == "eager" and other["mode"] == ("eager" if device == "cpu" else "graph")
+    assert all(side.fixed is None for side in sides) and all(side.fixed for side in graphed)
+    assert all(side.launched(True).fixed is None for side in graphed)  # the next race begins with nothing
+
+
+def test_a_fixed_cache_has_room_for_what_it_was_made_for(small):
+    twin = small[1]
+    lm = twin.language_model
+    with torch.inference_mode():
+        output = lm(twin.embed([5, 6, 7]), last_only=True)
+    cache = graphs.FixedCache(lm, twin.config.vocab_words, output.state, 5)
+    cache.begin(9, output.state)
+    token = 2 * 2 * 64 * 4  # keys and values of one in two layers, in bytes
+    assert cache.memory() == 3 * token
+    cache.step(), cache.step()
+    assert cache.memory() == 5 * token
+    with pytest.raises(ValueError, match="room for 5"):
+        cache.step()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [({"question": " "}, "type a question"), ({"context": 8}, "at least"), ({"image": "no.png"}, "no.png")],
@@ -273,7 +314,7 @@ def test_the_command_prints_and_writes_what_the_page_shows(small, sides, tmp_pat
     command = "bench --tokens 4 --repeats 1 --context 128 --contexts 64 --batches 2 --json".split()
     assert main([*command, str(tmp_path / "out" / "here.json")]) == 0
     said = capsys.readouterr().out
-    assert "| 128 tokens of context, 4 said |" in said and "| decode, per token |" in said and "| 64 |" in said
+    assert "| 128 tokens of context, 4 said, eager |" in said and "| decode, per token |" in said and "| 64 |" in said
     told = results.read(tmp_path / "out" / "here.json")
     assert [one["context"] for one in told["races"]] == [told["race"]["context"], 128]
     assert told["race"]["picture"] == "meadow" and told["race"]["context"] < 20

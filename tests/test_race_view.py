@@ -121,7 +121,10 @@ def run(runners, image, question, *, tokens, context, stop, **rest):
         for _ in wait(stop):
             pass
         return
-    yield {{"type": "result", "race": told["race"] | {{"question": question, "tokens": tokens, "context": 99}}}}
+    sides = [one | {{"mode": "graph" if runner.graph else "eager"}}
+             for one, runner in zip(told["race"]["runners"], runners)]
+    found = {{"question": question, "tokens": tokens, "context": 99, "runners": sides}}
+    yield {{"type": "result", "race": told["race"] | found}}
 
 def grow(runners, *, stop, **rest):
     full = told["scaling"]
@@ -139,6 +142,10 @@ import page.race
 class OurRunner(SimpleNamespace):
     def __init__(self, model, name, connector=None):
         super().__init__(name=name)
+
+    def launched(self, graph):
+        self.graph = graph
+        return self
 
 page.race.OurRunner = OurRunner
 rivals.find = lambda model: OurRunner(model, "twin")
@@ -245,6 +252,20 @@ def test_the_table_has_medians_ranges_and_who_leads(visit, race_url):
         ["Tokens per second", "8 (6.4–10)", "2 (1.6–2.5)", "ML-Mamba tiny: 4.00× faster"],
         ["Memory at the end", "4 MB", "8 MB", "ML-Mamba tiny: 2.00× less"],
     ]
+
+
+def test_graphs_can_be_chosen_where_there_are_any(visit, race_url, expect):
+    page = visit(race_url)
+    open_race(page)
+    expect(at(page, "question")).not_to_be_empty()
+    expect(at(page, "launch-field")).to_be_hidden()  # this server has no CUDA
+    page.evaluate("""() => document.querySelector('.race-view').raceView.receive(
+        { subject: { question: 'Why?', whose: 'yours', graphs: true } })""")
+    choose(page, "launches", "graph")
+    page.click("text=Race now")
+    expect(at(page, "about")).to_contain_text("after 99 tokens of context · CUDA graphs · median")
+    assert "kernels of mamba, graph" in at(page, "facts").inner_text()
+    expect(at(page, "source").locator("option").last).to_contain_text("99 tokens of context, CUDA graphs, measured")
 
 
 def test_the_replay_shows_what_was_there_at_each_moment(visit, race_url, expect):

@@ -36,6 +36,7 @@ def add_command(commands: Any) -> None:
     bench.add_argument("--threads", type=int, help="CPU threads of both sides (default: PyTorch's)")
     bench.add_argument("--device", default="auto")
     bench.add_argument("--dtype", default="auto")
+    bench.add_argument("--graph", action="store_true", help="races are run by CUDA graphs as well, both sides")
     bench.add_argument(
         "--peers", action="store_true", help="only: transformers' Mamba-2 with the same weights, on the CPU"
     )
@@ -58,13 +59,14 @@ def run(options: argparse.Namespace) -> None:
     runners = race.pair(model, options.rival, options.connector)
     races = []
     for context in (None, *(options.context or ())):
-        messages = race.run(
-            runners, options.image, options.question,
-            tokens=options.tokens, context=context, repeats=options.repeats,
-        )  # fmt: skip
-        found = last(messages, "race")["race"]
-        print(race_table(found))
-        races.append(found)
+        for graph in (False, True) if options.graph else (False,):
+            messages = race.run(
+                [runner.launched(graph) for runner in runners], options.image, options.question,
+                tokens=options.tokens, context=context, repeats=options.repeats,
+            )  # fmt: skip
+            found = last(messages, "race")["race"]
+            print(race_table(found))
+            races.append(found)
     measured: dict[str, Any] = {"race": races[0] | {"picture": Path(options.image).stem}, "races": races}
     ours = [runner for runner in runners if isinstance(runner, OurRunner)]
     if len(ours) == 2:
@@ -121,7 +123,8 @@ def race_table(told: dict[str, Any]) -> str:
             rows.append([name, *(spread(values, scale, unit) for values in both), ratio])
     memory = [side["memory"][-1] for side in (one, other)]
     rows.append(["carried after the last token", *map(race.amount, memory), f"{memory[1] / memory[0]:.2f}"])
-    head = f"{told['context']:,} tokens of context, {told['tokens']} said", one["name"], other["name"], "ratio"
+    what = f"{told['context']:,} tokens of context, {told['tokens']} said, {race.launch(told)}"
+    head = what, one["name"], other["name"], "ratio"
     sentences = "\n".join(f"- {sentence}" for sentence in told["verdict"])
     return f"\n{table(head, rows)}\n\n{sentences}\n"
 

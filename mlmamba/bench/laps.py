@@ -49,7 +49,7 @@ def lap(
     start = clock()
     sight = runner.see(image)
     seen = clock() - start if runner.sees_apart else None
-    token, state = runner.read(sight, prompt)
+    token, state = runner.read(sight, prompt, n_tokens)
     said, tokens, memory = [clock() - start], [token], [runner.memory(state)]
     while len(said) < n_tokens:
         check(stop)

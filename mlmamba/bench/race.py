@@ -62,7 +62,7 @@ def side(runner: Runner, laps: Sequence[Lap], n_prompt: int) -> dict[str, Any]:
         "kind": runner.kind,
         "parameters": runner.parameters,
         "kernels": runner.kernels,
-        "mode": "eager",
+        "mode": runner.mode,
         "text_shown": runner.trained,
         "context": runner.n_patches + n_prompt,
         "vision_s": None if shown.seen is None else spread(lap.seen or 0.0 for lap in laps),
@@ -116,6 +116,11 @@ def remembered(one: dict[str, Any], other: dict[str, Any]) -> str:
     return "; ".join(said) + "."
 
 
+def launch(told: dict[str, Any]) -> str:
+    """How both sides' kernels were launched: "eager", "graph", or "graph against eager" where one has fallen back."""
+    return " against ".join(dict.fromkeys(side["mode"] for side in told["runners"]))
+
+
 def amount(n_bytes: float) -> str:
     """Bytes in words: 1,536,000 → "1.5 MB"."""
     for unit in ("bytes", "KB", "MB"):
@@ -125,12 +130,15 @@ def amount(n_bytes: float) -> str:
     return f"{n_bytes:.1f} GB"
 
 
-def pair(model: MLMamba, rival: str | None = None, connector: str | None = None) -> tuple[Runner, Runner]:
+def pair(
+    model: MLMamba, rival: str | None = None, connector: str | None = None, *, graph: bool = False
+) -> tuple[Runner, Runner]:
     """A model and who runs against it: "twin", "shape" (random weights, for speed alone), a Hub id, or by default
-    whom `rivals.of` names.
+    whom `rivals.of` names. Both decode eager, or both by CUDA graphs.
 
-    Raises UserError where the rival can't be had.
+    Raises UserError where the rival can't be had, or graphs can't.
     """
     from mlmamba.bench import rivals
 
-    return OurRunner(model, f"ML-Mamba {model.config.name}", connector), rivals.find(model, rival)
+    ours = OurRunner(model, f"ML-Mamba {model.config.name}", connector)
+    return ours.launched(graph), rivals.find(model, rival).launched(graph)

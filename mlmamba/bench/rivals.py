@@ -64,6 +64,7 @@ class HubRunner:
     """Any image-text-to-text model of `transformers`, with its own processor, cache and attention."""
 
     kind = "transformer"
+    mode = "eager"
     trained = True
     sees_apart = False  # such a model's forward pass takes picture and prompt together
 
@@ -83,6 +84,11 @@ class HubRunner:
         self.n_patches = 0  # they are among the prompt's own tokens
         self.question = ""
 
+    def launched(self, graph: bool) -> Runner:
+        if graph:
+            raise UserError(f'{self.name} is raced eager; by graphs, take the rival "twin" or "shape".')
+        return self
+
     def prompt(self, question: str, context: int | None) -> list[int]:
         """Nothing yet: the processor lays picture and question out together. Its context is what it makes of them."""
         if context is not None:
@@ -96,7 +102,7 @@ class HubRunner:
         return self.processor(images=[image], text=text, return_tensors="pt").to(self.device, self.model.dtype)
 
     @torch.inference_mode()
-    def read(self, sight: Any, prompt: Sequence[int]) -> tuple[int, Any]:
+    def read(self, sight: Any, prompt: Sequence[int], room: int) -> tuple[int, Any]:
         return self._choose(self.model(**sight, use_cache=True))
 
     @torch.inference_mode()

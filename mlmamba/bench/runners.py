@@ -1,9 +1,10 @@
 """Who takes part: ML-Mamba, a Transformer of the same build, or any image-text-to-text model of `transformers`.
 
 A runner's methods do one thing each, so that each can be timed: `see` a picture, `read` a prompt after it and choose
-the first token, `step` from one token to the next. All choose the likeliest token.
+the first token, `step` from one token to the next. All choose the likeliest token. "graph": see `graphs`.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import mlmamba
 from mlmamba.backend import synchronize
+from mlmamba.bench.graphs import Fixed, FixedCache, FixedState
 from mlmamba.errors import UserError
+from mlmamba.mamba2 import LanguageModel
 from mlmamba.model import MLMamba
 
 FILLER = ("Is there a dog?", "Yes, there is a dog.")  # said again and again, it fills a context
@@ -30,11 +32,16 @@ class Runner(Protocol):
     sees_apart: bool  # whether seeing can be timed apart from reading
     n_patches: int
 
+    @property
+    def mode(self) -> str: ...  # how kernels are launched: "eager", or as a "graph"
+
+    def launched(self, graph: bool) -> "Runner": ...  # the same runner, decoding by CUDA graphs or eager
+
     def prompt(self, question: str, context: int | None) -> list[int]: ...
 
     def see(self, image: Image.Image) -> Any: ...
 
-    def read(self, sight: Any, prompt: Sequence[int]) -> tuple[int, Any]: ...
+    def read(self, sight: Any, prompt: Sequence[int], room: int) -> tuple[int, Any]: ...  # `room`: tokens to be said
 
     def step(self, token: int, state: Any) -> tuple[int, Any]: ...
 
@@ -50,10 +57,13 @@ class OurRunner:
 
     sees_apart = True
 
+    graph = False
+    fixed: Fixed | None = None  # where a graph decodes; made in the warm-up
+
     def __init__(self, model: MLMamba, name: str, connector: str | None = None, *, trained: bool = True):
         self.model, self.name, self.trained = model, name, trained
         self.connector = model.check_connector(connector)
-        self.kind = "mamba" if isinstance(model.language_model, mlmamba.mamba2.LanguageModel) else "transformer"
+        self.kind = "mamba" if isinstance(model.language_model, LanguageModel) else "transformer"
         self.kernels = model.backend.kernels if self.kind == "mamba" else "scaled dot-product attention"
         idle = [p for kind, scan in model.connector.scan.items() if kind != self.connector for p in scan.parameters()]
         self.parameters = model.n_parameters - sum(p.numel() for p in idle)
@@ -80,20 +90,49 @@ class OurRunner:
         synchronize(model.backend.device)
         return features
 
+    def launched(self, graph: bool) -> "OurRunner":
+        if graph and not self.model.backend.graphs:
+            raise UserError("CUDA graphs need a CUDA GPU; race eager here.")
+        other = copy.copy(self)
+        other.graph, other.fixed = graph, None
+        return other
+
+    @property
+    def mode(self) -> str:
+        """ "graph" once one was recorded; where that can't be, the same steps are launched one by one."""
+        return "graph" if self.fixed and self.fixed.recorded else "eager"
+
     @torch.inference_mode()
-    def read(self, sight: Tensor, prompt: Sequence[int]) -> tuple[int, Any]:
+    def read(self, sight: Tensor, prompt: Sequence[int], room: int) -> tuple[int, Any]:
         embeds = torch.cat([sight, self.model.embed(prompt)], dim=1)
-        return self._choose(self.model.language_model(embeds, last_only=True))
+        token, state = self._choose(self.model.language_model(embeds, last_only=True))
+        if not self.graph:
+            return token, state
+        self.fixed = self._fixed(state, embeds.shape[1] + room)
+        self.fixed.begin(token, state)
+        return token, self.fixed
 
     @torch.inference_mode()
     def step(self, token: int, state: Any) -> tuple[int, Any]:
+        if self.graph:
+            return state.step(), state
         return self._choose(self.model.language_model(self.model.embed([token]), state))
 
     def _choose(self, output: Any) -> tuple[int, Any]:
         return int(output.logits[0, -1, : self.model.config.vocab_words].argmax()), output.state
 
+    def _fixed(self, state: Any, length: int) -> Fixed:
+        """Where steps are done; made anew only for a Transformer whose answers end at another length."""
+        lm, words = self.model.language_model, self.model.config.vocab_words
+        if isinstance(lm, LanguageModel):
+            return self.fixed or FixedState(lm, words)
+        if isinstance(self.fixed, FixedCache) and self.fixed.length == length:
+            return self.fixed
+        self.fixed = None  # two caches at once would be twice the memory
+        return FixedCache(lm, words, state, length)
+
     def memory(self, state: Any) -> int:
-        return self.model.language_model.state_bytes(state)
+        return state.memory() if self.graph else self.model.language_model.state_bytes(state)
 
     def text(self, tokens: Sequence[int]) -> list[str]:
         """What each token adds to the text."""

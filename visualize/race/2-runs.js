@@ -31,7 +31,8 @@ function sourceLabel(run, mode) {
   const on = gpu || processor ? ` on ${gpu || processor}` : '';
   const when = run.made ? `, ${run.made}` : '';
   const how = run.here ? run.unfinished || `measured here at ${run.time}` : `recorded${on}${when}`;
-  const label = context + how;
+  const graphs = mode === 'race' && graphsText(run.race) ? 'CUDA graphs, ' : '';
+  const label = context + graphs + how;
   return label[0].toUpperCase() + label.slice(1);
 }
 

@@ -94,6 +94,14 @@ function leadCell([first, second], row, runners) {
   return cell;
 }
 
+/** Whether kernels were launched as graphs: by all, or by whom. */
+function graphsText(race) {
+  const runners = runnersOf(race);
+  const graphed = runners.filter((runner) => runner.mode === 'graph');
+  if (!graphed.length) return '';
+  return `CUDA graphs${graphed.length < runners.length ? `: ${graphed.map((runner) => runner.name).join(', ')}` : ''}`;
+}
+
 /** The verdict, the picture and the question of the race that is shown. */
 function showVerdict(view) {
   const { at } = view;
@@ -103,6 +111,7 @@ function showVerdict(view) {
   const budget = [
     race.tokens && `${numberText(race.tokens)} tokens each`,
     race.context && `after ${numberText(race.context)} tokens of context`,
+    graphsText(race),
     repeats,
   ];
   at.about.textContent = run

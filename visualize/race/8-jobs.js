@@ -70,8 +70,9 @@ function showJob(view, sentence, share) {
     if (Number.isFinite(share)) at[`${mode}-progress`].value = share;
     else at[`${mode}-progress`].removeAttribute('value');
   }
-  for (const input of at.tokens.querySelectorAll('input')) input.disabled = Boolean(job);
-  for (const input of at.contexts.querySelectorAll('input')) input.disabled = Boolean(job);
+  for (const choice of [at.tokens, at.contexts, at.launches]) {
+    for (const input of choice.querySelectorAll('input')) input.disabled = Boolean(job);
+  }
   if (job) say(view, sentence);
 }
 

@@ -6,6 +6,10 @@ const CONTEXTS = [
   ...[1024, 4096].map((tokens) => (
     { value: tokens, label: numberText(tokens), title: `Filled up to ${numberText(tokens)} tokens, for both alike` })),
 ];
+const LAUNCHES = [
+  { value: false, label: 'eager', title: 'Each kernel is launched on its own' },
+  { value: true, label: 'graph', title: 'All kernels of a token are launched at once, as a CUDA graph' },
+];
 const NARROW = 560;
 
 /**
@@ -19,7 +23,7 @@ function mount(root, host) {
   const view = {
     root: section, host, at, id: (mount.count = (mount.count || 0) + 1),
     runs: [...(host.recorded || [])], chosen: { race: null, scaling: null }, mode: 'race', job: null,
-    subject: null, tokens: TOKENS[0], context: '', what: 'decode_s', against: 'tokens',
+    subject: null, tokens: TOKENS[0], context: '', graph: false, what: 'decode_s', against: 'tokens',
     lanes: [], bars: [], events: [0], time: 0, length: 1, speed: 1, playing: false, width: 0, narrow: false,
     points: [], point: null, tip: null,
     still: window.matchMedia('(prefers-reduced-motion: reduce)').matches,
@@ -49,7 +53,8 @@ function listen(view) {
     show(view);
   });
   at['race-go'].addEventListener('click', () => {
-    startJob(view, 'race', { tokens: view.tokens, context: view.context === '' ? null : view.context });
+    const { tokens, context, graph } = view;
+    startJob(view, 'race', { tokens, context: context === '' ? null : context, graph });
   });
   at['scaling-go'].addEventListener('click', () => startJob(view, 'scaling', {}));
   at['race-stop'].addEventListener('click', () => stopJob(view));
@@ -105,6 +110,7 @@ function showRace(view) {
   const budgets = TOKENS.map((tokens) => ({ value: tokens, label: String(tokens) }));
   fillRadios(view, at.tokens, budgets, view.tokens, (tokens) => change(view, { tokens }));
   fillRadios(view, at.contexts, CONTEXTS, view.context, (context) => change(view, { context }));
+  fillRadios(view, at.launches, LAUNCHES, view.graph, (graph) => change(view, { graph }));
   showSubject(view);
   const run = shownRun(view, 'race');
   if (view.replayed === run) return;
@@ -119,6 +125,7 @@ function showSubject(view) {
   const { at, subject } = view;
   at.question.textContent = subject ? `“${subject.question}”` : '';
   at.whose.textContent = subject ? subject.whose : '';
+  at['launch-field'].hidden = !(subject && subject.graphs); // without CUDA there is nothing to choose
   showPicture(at.thumb, subject && subject.thumb, 'The picture that would be raced');
 }
 
