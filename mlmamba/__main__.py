@@ -1,4 +1,4 @@
-"""The command line: `python -m mlmamba ask | init | convert | train | evaluate | bench`."""
+"""The command line: `python -m mlmamba ask | init | convert | train | average | evaluate | bench`."""
 
 import argparse
 import json
@@ -48,6 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--workers", type=int, help="processes that prepare batches (default: as in the config)")
     train.add_argument("--scenes", type=int, default=300, help="held-out scenes to evaluate a tiny model on at the end")
     train.set_defaults(run=run_train)
+
+    average = commands.add_parser("average", help="the mean of the weights of models that are alike")
+    average.add_argument("models", nargs="+", help='"tiny" or folders; one that is named twice counts twice')
+    average.add_argument("out", type=Path)
+    average.set_defaults(run=run_average)
 
     benchmarks.add_command(commands)
     bench.add_command(commands)
@@ -113,6 +118,13 @@ def run_train(options: argparse.Namespace) -> None:
         results = evaluate.evaluate(mlmamba.load(options.out, device=options.device), options.data, options.scenes)
         benchmarks.report(evaluate.as_table(results), results, options.out / "evaluation.json")
     print(f"Trained. Ask it: python -m mlmamba ask IMAGE QUESTION --model {options.out}")
+
+
+def run_average(options: argparse.Namespace) -> None:
+    from mlmamba import hub
+
+    weights.average([hub.find(model) for model in options.models], options.out)
+    print(f"Averaged. Ask it: python -m mlmamba ask IMAGE QUESTION --model {options.out}")
 
 
 if __name__ == "__main__":

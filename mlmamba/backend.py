@@ -78,10 +78,13 @@ def choose(device: str = "auto", dtype: str | torch.dtype = "auto") -> Backend:
 @cache
 def kernels_for(device_type: str) -> Kernels:
     """The fastest kernels that can be had on this kind of device."""
-    if device_type != "cuda" or importlib.util.find_spec("mamba_ssm") is None:
+    if device_type != "cuda" or not any(importlib.util.find_spec(name) for name in ("mamba_ssm", "kernels")):
         return PLAIN
-    from mlmamba import cuda_kernels
-
+    try:
+        from mlmamba import cuda_kernels
+    except Exception:  # not to be had, or not for this machine: plain PyTorch computes the same
+        log.exception("No kernels of mamba-ssm can be had; plain PyTorch computes in their place.")
+        return PLAIN
     return Kernels(cuda_kernels.NAME, cuda_kernels.scan, cuda_kernels.step, cuda_kernels.conv)
 
 

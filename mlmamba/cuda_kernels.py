@@ -1,5 +1,11 @@
-"""mamba-ssm's and causal-conv1d's kernels under the signatures of `mlmamba.ssd`; imported on CUDA alone."""
+"""mamba-ssm's and causal-conv1d's kernels under the signatures of `mlmamba.ssd`; imported on CUDA alone.
 
+Those that are installed (`requirements-cuda.txt`), else builds that the `kernels` package fetches from the Hub, since
+on a Space nothing can be compiled. Without either the import fails.
+"""
+
+import importlib.util
+import logging
 import sys
 from types import ModuleType
 
@@ -8,18 +14,40 @@ from torch import Tensor
 
 from mlmamba import ssd
 
-# mamba_ssm imports Mamba-1's compiled extension without need; its Mamba-2 is Triton and does without
-sys.modules.setdefault("selective_scan_cuda", ModuleType("selective_scan_cuda"))
+PREBUILT = {"mamba-ssm": ("kernels-community/mamba-ssm", 2), "causal-conv1d": ("kernels-community/causal-conv1d", 1)}
+log = logging.getLogger(__name__)
 
-from mamba_ssm.ops.triton.selective_state_update import selective_state_update  # noqa: E402
-from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined  # noqa: E402
 
-try:
-    from causal_conv1d import causal_conv1d_fn
-except ImportError:
-    causal_conv1d_fn = None
+def fetched(name: str) -> ModuleType:
+    """A package's kernels as built for this PyTorch and GPU, from the Hub or its cache."""
+    from kernels import get_kernel
 
-NAME = "mamba-ssm" + (" + causal-conv1d" if causal_conv1d_fn else "")
+    repository, version = PREBUILT[name]
+    return get_kernel(repository, version=version)
+
+
+if importlib.util.find_spec("mamba_ssm"):
+    # mamba_ssm imports Mamba-1's compiled extension without need; its Mamba-2 is Triton and does without
+    sys.modules.setdefault("selective_scan_cuda", ModuleType("selective_scan_cuda"))
+    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    try:
+        from causal_conv1d import causal_conv1d_fn
+    except ImportError:
+        causal_conv1d_fn = None
+    NAME = "mamba-ssm" + (" + causal-conv1d" if causal_conv1d_fn else "")
+else:
+    prebuilt = fetched("mamba-ssm")
+    mamba_chunk_scan_combined = prebuilt.mamba_chunk_scan_combined
+    selective_state_update = prebuilt.selective_state_update
+    try:
+        causal_conv1d_fn = fetched("causal-conv1d").causal_conv1d_fn
+    except Exception as problem:  # of use, but not needed
+        log.warning("No causal-conv1d for this machine: %s", problem)
+        causal_conv1d_fn = None
+    NAME = "mamba-ssm" + (" + causal-conv1d" if causal_conv1d_fn else "") + ", prebuilt"
+
 CHUNK = 256
 
 

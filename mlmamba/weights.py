@@ -3,6 +3,8 @@
 import hashlib
 import pickle
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,28 @@ def save(config: MLMambaConfig, state: dict[str, Tensor], out: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
     (out / CHECKSUM).unlink(missing_ok=True)  # of weights that were there before
     partial.replace(out / WEIGHTS)
+
+
+def average(folders: Sequence[Path], out: Path) -> None:
+    """Write the mean of several models' weights into the folder `out`, in float32, with their config and tokenizer.
+
+    Models that went on from one start in different ways often lie in one valley; their mean is then better all round
+    than each. Raises UserError where config or tokenizer differ.
+    """
+    first = folders[0]
+    configs = [MLMambaConfig.load(folder / CONFIG) for folder in folders]
+    files = [folder / TOKENIZER for folder in folders]
+    tokenizers = [file.read_bytes() if file.exists() else b"" for file in files]
+    for folder, config, tokenizer in zip(folders, configs, tokenizers, strict=True):
+        if replace(config, name=configs[0].name) != configs[0] or tokenizer != tokenizers[0]:
+            raise UserError(f"{folder} has another config or tokenizer than {first}; average only what is alike.")
+    total: dict[str, Tensor] = {}
+    for folder in folders:
+        for name, tensor in load_file(folder / WEIGHTS).items():
+            total[name] = total[name] + tensor if name in total else tensor.double()
+    save(configs[0], {name: (tensor / len(folders)).float() for name, tensor in total.items()}, out)
+    if tokenizers[0]:
+        (out / TOKENIZER).write_bytes(tokenizers[0])
 
 
 def sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ these kernels on a CPU where it sees them.
 """
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from mlmamba import backend
 
 CHECK = """
 import contextlib, torch
@@ -35,28 +38,78 @@ for got, expected in zip(fast.step(*to(*one)), ssd.ssd_step(*one)):
     torch.testing.assert_close(got.cpu(), expected, atol=1e-4, rtol=1e-4)
 assert torch.equal(state, before)
 u, weight, bias = torch.randn(b, l, 24), torch.randn(24, 4), torch.randn(24)
-for got, expected in zip(fast.conv(*to(u, weight, bias)), ssd.causal_conv(u, weight, bias)):
-    torch.testing.assert_close(got.cpu(), expected, atol=1e-4, rtol=1e-4)
+for start in (None, torch.randn(b, 3, 24)):
+    for got, expected in zip(fast.conv(*to(u, weight, bias, start)), ssd.causal_conv(u, weight, bias, start)):
+        torch.testing.assert_close(got.cpu(), expected, atol=1e-4, rtol=1e-4)
 print("same as plain PyTorch on", on)
 """
 
 
 ROOT = Path(__file__).parents[1]
 BESIDE = ROOT / ".venv" / "kernels" / "site"
-
-
-@pytest.mark.skipif(
+needs_kernels = pytest.mark.skipif(
     importlib.util.find_spec("mamba_ssm") is None and not BESIDE.exists(), reason="no mamba-ssm here: `make kernels`"
 )
-def test_the_kernels_compute_what_plain_pytorch_does():
-    settings = {"MAMBA_DETERMINISTIC": "1", "PYTHONPATH": f"{ROOT}:{BESIDE}"}
-    settings |= {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK],
-        env=os.environ | settings,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
+
+
+FETCHED = """
+import sys, torch
+sys.path.append({beside!r})
+sys.modules["selective_scan_cuda"] = type(sys)("selective_scan_cuda")
+from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+"""
+# what causal-conv1d promises, written out
+CONV = """
+import torch
+def causal_conv1d_fn(x, weight, bias, initial_states, activation):
+    assert activation == "silu" and weight.shape == (x.shape[1], 4) and initial_states.shape == (*x.shape[:2], 3)
+    seen, out = torch.cat([initial_states, x], 2), torch.zeros_like(x)
+    for t in range(x.shape[2]):
+        out[:, :, t] = (seen[:, :, t : t + 4] * weight).sum(2) + bias
+    return out * out.sigmoid()
+"""
+
+
+def run_check(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    settings |= {"MAMBA_DETERMINISTIC": "1"} | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | settings, cwd=ROOT, capture_output=True, text=True, timeout=600
     )
+
+
+@needs_kernels
+def test_the_kernels_compute_what_plain_pytorch_does():
+    done = run_check(CHECK, PYTHONPATH=f"{ROOT}:{BESIDE}")
     assert "same as plain PyTorch" in done.stdout, done.stderr
+
+
+@needs_kernels
+@pytest.mark.skipif(importlib.util.find_spec("mamba_ssm") is not None, reason="what is installed is taken first")
+def test_prebuilt_kernels_are_taken_where_none_are_installed(tmp_path):
+    local = []  # as the `kernels` package lays out what it has fetched
+    for name, code in (("mamba-ssm", FETCHED.format(beside=str(BESIDE))), ("causal-conv1d", CONV)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text(code)
+        backend = {"type": "cpu"}
+        about = {"name": name, "id": f"built_{len(local)}", "version": 2, "license": "Apache-2.0", "backend": backend}
+        (folder / "metadata.json").write_text(json.dumps(about | {"python-depends": []}))
+        local.append(f"kernels-community/{name}={folder}")
+    done = run_check(CHECK + "print(fast.NAME)", PYTHONPATH=str(ROOT), LOCAL_KERNELS=":".join(local))
+    assert "same as plain PyTorch" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "mamba-ssm + causal-conv1d, prebuilt"
+
+
+def test_where_no_kernels_can_be_had_plain_pytorch_computes(monkeypatch, caplog):
+    def nowhere(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no build for this machine")
+
+    if importlib.util.find_spec("mamba_ssm") is not None:
+        pytest.skip("mamba-ssm is installed")
+    import kernels
+
+    monkeypatch.setattr(kernels, "get_kernel", nowhere)
+    backend.kernels_for.cache_clear()
+    assert backend.kernels_for("cuda") is backend.PLAIN and "plain PyTorch computes" in caplog.text
+    backend.kernels_for.cache_clear()

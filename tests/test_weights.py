@@ -1,5 +1,6 @@
 """The authors' checkpoint against what their own code computes, and strict loading of both formats."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from mlmamba import UserError
 from mlmamba.__main__ import main
 from mlmamba.config import MLMambaConfig
+from mlmamba.hub import CHECKPOINTS
 from mlmamba.model import MLMamba
 from mlmamba.weights import convert, load_into
 
@@ -155,3 +157,26 @@ def test_config_round_trip(converted, tmp_path):
     (tmp_path / "config.json").write_text('{"name": "x"}')
     with pytest.raises(UserError, match="is no ML-Mamba config"):
         MLMambaConfig.load(tmp_path / "config.json")
+
+
+def test_an_average_is_the_mean_of_what_is_alike(tmp_path, capsys):
+    sizes = json.loads((CHECKPOINTS / "tiny" / "config.json").read_text(encoding="utf-8"))
+    folders = [tmp_path / name for name in ("one", "other", "wider")]
+    tensors = [load_file(CHECKPOINTS / "tiny" / "model.safetensors")]
+    tensors.append({name: tensor * 3 + 1 for name, tensor in tensors[0].items()})
+    for folder, weights in zip(folders, [*tensors, tensors[0]], strict=True):
+        folder.mkdir()
+        save_file(weights, folder / "model.safetensors")
+        (folder / "tokenizer.json").write_bytes((CHECKPOINTS / "tiny" / "tokenizer.json").read_bytes())
+        told = sizes if folder.name != "wider" else sizes | {"vocab_words": 4000}
+        (folder / "config.json").write_text(json.dumps(told | {"name": folder.name}), encoding="utf-8")
+    out = tmp_path / "out"
+    # named twice, the first counts twice
+    assert main(["average", str(folders[0]), str(folders[1]), str(folders[0]), str(out)]) == 0
+    found = load_file(out / "model.safetensors")
+    assert found.keys() == tensors[0].keys()
+    for name, tensor in found.items():
+        np.testing.assert_allclose(tensor.numpy(), (5 * tensors[0][name].numpy() + 1) / 3, rtol=1e-5, atol=1e-6)
+    assert MLMambaConfig.load(out / "config.json").name == "one"
+    assert main(["average", str(folders[0]), str(folders[2]), str(out)]) == 1
+    assert "average only what is alike" in capsys.readouterr().err
