@@ -87,10 +87,23 @@ class MLMamba(nn.Module):
         return self.language_model.embed(torch.tensor([ids], device=self.backend.device))
 
     def serve(self, seats: int) -> "MLMamba":
-        """From now on decode the answers of up to `seats` users as one batch, each as if alone."""
+        """From now on decode the answers of up to `seats` users as one batch, each as if alone.
+
+        Kernels of a GPU are tuned when they are first used: that is done here, so that no visitor waits for it.
+        """
         if isinstance(self.language_model, LanguageModel):
             self.decoder = Together(self.language_model, seats, self.config.vocab_words)
+        if self.backend.device.type != "cpu":
+            self.warm_up()
         return self
+
+    def warm_up(self) -> None:
+        """With each connector, answer a first question and one that goes on from its state."""
+        for kind in self.config.connector.kinds:
+            conversation = self.start(Image.new("RGB", (64, 64)), kind)
+            for _ in range(2):
+                for _ in conversation.ask("?", max_new_tokens=4):
+                    pass
 
     def check_connector(self, kind: str | None) -> str:
         """The connector to use; the first that has weights by default. Raises UserError for one without."""

@@ -1,6 +1,7 @@
 """Several answers decoded as one batch are what each would be alone, to the bit whoever else is there."""
 
 import copy
+import dataclasses
 import random
 import subprocess
 import sys
@@ -244,6 +245,35 @@ def test_conversations_at_once_are_as_each_alone(model):
     finally:
         model.decoder.close()
         model.decoder = Alone(model.language_model)
+
+
+def test_warming_up_does_whatever_an_answer_does(monkeypatch):
+    """Reads with each connector, from nothing and from a state, and steps: all kernels that there are to tune."""
+    model = mlmamba.load("tiny", device="cpu")
+    lm, forward, done = model.language_model, LanguageModel.forward, []
+
+    def noted(embeds, state=None, **how):
+        done.append((embeds.shape[1] > 1, state is not None))
+        return forward(lm, embeds, state, **how)
+
+    scanned, scan = [], type(model.connector).forward
+
+    def seen(patches, grid, kind):
+        scanned.append(kind)
+        return scan(model.connector, patches, grid, kind)
+
+    monkeypatch.setattr(lm, "forward", noted)
+    monkeypatch.setattr(model.connector, "forward", seen)
+    model.warm_up()
+    assert scanned == ["bsm", "csm"] and set(done) == {(True, False), (True, True), (False, True)}
+    on_gpu = dataclasses.replace(model.backend, device=torch.device("meta"))
+    monkeypatch.setattr(model, "backend", on_gpu)
+    monkeypatch.setattr(model, "warm_up", lambda: done.append("warm"))
+    try:
+        assert model.serve(1) is model and done[-1] == "warm"
+    finally:
+        model.decoder.close()
+        model.decoder = Alone(lm)
 
 
 def test_a_process_that_served_ends_in_peace():
