@@ -1,6 +1,8 @@
 """The race measures what it says: by a clock that the test turns, on models that the test can follow."""
 
+import copy
 import gc
+import itertools
 import json
 import math
 import threading
@@ -15,13 +17,14 @@ from PIL import Image
 import mlmamba
 from mlmamba import backend, weights
 from mlmamba.__main__ import main
-from mlmamba.bench import graphs, machine, peers, race, results, rivals, scaling
+from mlmamba.bench import command, gpu, graphs, machine, peers, race, results, rivals, scaling
 from mlmamba.bench.runners import OurRunner
 from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, TransformerConfig, VisionConfig
 from mlmamba.mamba2 import LanguageModel
 from mlmamba.model import MLMamba
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+ROOT = Path(__file__).parents[1]
 PICTURE = Image.new("RGB", (60, 40), "red")
 
 
@@ -194,26 +197,33 @@ def test_a_race_says_what_a_conversation_says(sides):
         assert "".join(lap["tokens"][: lap["ended"]]) == answer
 
 
-def raced(sides: Sequence[OurRunner], **how) -> list[dict]:
-    *_, end = race.run(sides, PICTURE, "Is there a dog?", tokens=12, repeats=2, **how)
+@pytest.fixture(scope="module")
+def trained() -> list[MLMamba]:
+    """The models that ship: what they say depends on what they read."""
+    return [mlmamba.load(name, device="cpu") for name in ("tiny", "twin")]
+
+
+def raced(sides: Sequence[OurRunner], context: int | None) -> list[dict]:
+    picture = ROOT / "examples" / "meadow.jpg"
+    *_, end = race.run(sides, picture, "What can you see?", tokens=12, repeats=1, context=context)
     return end["race"]["runners"]
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
-def test_graph_against_graph_says_what_eager_says(small, sides, device, monkeypatch):
+def test_graph_against_graph_says_what_eager_says(trained, device, monkeypatch):
+    on = backend.choose(device, "float32")
+    sides = [OurRunner(copy.deepcopy(model).run_on(on), model.config.name) for model in trained]
     if device == "cpu":  # the same steps on memory in one place, launched one by one
-        assert [side.mode for side in sides] == ["eager", "eager"]
         with pytest.raises(mlmamba.UserError, match="need a CUDA GPU"):
             sides[0].launched(True)
         monkeypatch.setattr(backend.Backend, "graphs", True)
-    else:
-        sides = [OurRunner(model.run_on(backend.choose("cuda", "float32")), model.config.name) for model in small]
     graphed = [side.launched(True) for side in sides]
     for context in (None, 200):  # the second cache is longer
-        eager, fixed = raced(sides, context=context), raced(graphed, context=context)
+        eager, fixed = raced(sides, context), raced(graphed, context)
         for one, other in zip(eager, fixed, strict=True):
             assert one["lap"]["tokens"] == other["lap"]["tokens"] and one["memory"] == other["memory"]
             assert one["mode"] == "eager" and other["mode"] == ("eager" if device == "cpu" else "graph")
+            assert len(set(one["lap"]["tokens"])) > 3
     assert all(side.fixed is None for side in sides) and all(side.fixed for side in graphed)
     assert all(side.launched(True).fixed is None for side in graphed)  # the next race begins with nothing
 
@@ -231,6 +241,51 @@ def test_a_fixed_cache_has_room_for_what_it_was_made_for(small):
     assert cache.memory() == 5 * token
     with pytest.raises(ValueError, match="room for 5"):
         cache.step()
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_all_ways_to_decode_say_the_same(trained, side):
+    model = trained[side]
+    reader, prompt = model.language_model, model.chat_tokenizer.prompt("What can you see?", first=True)
+    with torch.inference_mode():
+        features = model.connector(model.see(PICTURE), model.grid, model.config.connector.kinds[0]).features
+        state = reader(torch.cat([features, model.embed(prompt)], 1), last_only=True).state
+        length = 100 + len(prompt) + 8
+        ways = [gpu.eager, gpu.fixed_cache if side else gpu.fixed_state]
+        steps = [way(reader, model.config.vocab_words, state, 3, length) for way in ways]
+        said = [[step() for step in steps] for _ in range(8)]
+    if side:  # which reads the first of its tokens alone
+        said = [[one[0], other] for one, other in said]
+    assert all(one == other for one, other in said) and len({str(one) for one, _ in said}) > 3
+
+
+def test_full_size_is_measured_beside_what_the_memory_allows(small):
+    ticks = itertools.count()
+    messages = list(gpu.run(
+        small[0], PICTURE, "Why?", batches=(1, 2), contexts=(20,), steps=4, copied=1 << 20, repeats=2,
+        clock=lambda: float(next(ticks)),
+    ))  # fmt: skip
+    told = messages[-1]["gpu"]
+    assert [m["done"] for m in messages[:-1]] == list(range(8)) and {m["of"] for m in messages[:-1]} == {8}
+    assert told["copy_bytes_s"] == 2 * (1 << 20) * 10  # ten copies, read and written, in a second
+    ours, _, theirs = told["rows"][0], told["rows"][1], told["rows"][4]
+    assert "ML-Mamba" in ours["side"] and "Transformer" in theirs["side"]
+    assert all(row["decode_s"] == {"min": 0.25, "median": 0.25, "max": 0.25} for row in told["rows"])
+    lm = small[0].language_model
+    state = LanguageModel.state_bytes(lm(small[0].embed([1]), last_only=True).state)
+    weights_of = sum(p.numel() for p in lm.parameters()) * 4
+    assert ours["limit_s"] * told["copy_bytes_s"] == pytest.approx(weights_of + 2 * state)
+    one, two = (row["limit_s"] for row in told["rows"] if row["side"] == theirs["side"])
+    rival = rivals.same_shape(small[0]).language_model.config
+    assert (two - one) * told["copy_bytes_s"] == pytest.approx(20 * 2 * rival.n_layers * rival.d_model * 4)
+    table = command.gpu_table(told)
+    assert "| 250 ms (250 to 250) | 8 |" in table and "of the limit" in table
+    assert "out of memory" in command.gpu_table(told | {"rows": [ours | {"decode_s": None}]})
+
+
+def test_full_size_asks_for_a_gpu(small, monkeypatch, capsys):
+    monkeypatch.setattr(mlmamba, "load", lambda *_, **__: small[0])
+    assert main(["bench", "--gpu"]) == 1 and "needs a CUDA GPU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 import mlmamba
-from mlmamba.bench import machine, peers, race, scaling
+from mlmamba.bench import gpu, machine, peers, race, scaling
 from mlmamba.bench.runners import OurRunner
 from mlmamba.errors import UserError
 
@@ -40,6 +40,9 @@ def add_command(commands: Any) -> None:
     bench.add_argument(
         "--peers", action="store_true", help="only: transformers' Mamba-2 with the same weights, on the CPU"
     )
+    bench.add_argument(
+        "--gpu", action="store_true", help="only: tokens a second at full size, beside the memory's limit"
+    )
     bench.add_argument("--json", type=Path, help="write what was measured here")
     bench.set_defaults(run=run)
 
@@ -56,6 +59,13 @@ def run(options: argparse.Namespace) -> None:
         write(options.json, {"peers": told}, mlmamba.backend.choose("cpu", "float32"))
         return
     model = mlmamba.load(options.model, device=options.device, dtype=options.dtype)
+    if options.gpu:
+        if not model.backend.graphs:
+            raise UserError("bench --gpu needs a CUDA GPU; without one, bench races on what is here.")
+        measured_there = last(gpu.run(model, options.image, options.question, repeats=options.repeats), "gpu")["gpu"]
+        print(gpu_table(measured_there))
+        write(options.json, {"gpu": measured_there}, model.backend)
+        return
     runners = race.pair(model, options.rival, options.connector)
     races = []
     for context in (None, *(options.context or ())):
@@ -160,6 +170,22 @@ def peers_table(told: dict[str, dict[str, Any]]) -> str:
     long, short = peers.CONTEXTS[1], peers.CONTEXTS[0]
     growth = f"- A token after {long:,} took {far / near:.2f} times as long as one after {short}."
     return f"\n{table(['same weights, float32', peers.OURS, peers.THEIRS, 'ratio'], cells)}\n\n{growth}\n"
+
+
+def gpu_table(told: dict[str, Any]) -> str:
+    """A row for each side, batch and context, with its share of what the memory bus allows."""
+    rows = []
+    for row in told["rows"]:
+        seconds, per = row["decode_s"], [row["side"], row["batch"], f"{row['context']:,}"]
+        if seconds is None:
+            rows.append([*per, "out of memory", "", ""])
+            continue
+        users = digits(row["batch"] / seconds["median"])
+        rows.append([*per, spread(seconds, 1e3, "ms"), users, f"{row['limit_s'] / seconds['median']:.2f}"])
+    head = "who", "batch", "context", "a token for each", "tokens a second", "of the limit"
+    copied = f"A copy reads and writes {told['copy_bytes_s'] / 1e12:.2f} TB/s."
+    first = spread(told["first_token_s"], 1e3, "ms")
+    return f"\n{table(head, rows)}\n\n- {copied}\n- First token after {told['n_patches']} patches: {first}.\n"
 
 
 def spread(values: dict[str, float], scale: float, unit: str) -> str:

@@ -52,15 +52,15 @@ class FixedCache:
     most of them through a mask."""
 
     @torch.inference_mode()
-    def __init__(self, language_model: Transformer, words: int, like: Cache, length: int):
-        """`like`: a cache of one sequence that the model has read."""
+    def __init__(self, language_model: Transformer, words: int, like: Cache, length: int, batch: int = 1):
+        """`like`: a cache of one sequence that the model has read; `batch`: of so many, all alike."""
         from transformers import StaticCache
 
         self.language_model, self.words, self.length, self.held = language_model, words, length, 0
         self.cache: Cache = StaticCache(config=language_model.decoder.config, max_cache_len=length)
         for own, other in zip(self.cache.layers, like.layers, strict=True):
-            own.lazy_initialization(other.keys, other.values)
-        self.token = torch.zeros(1, 1, dtype=torch.long, device=like.layers[0].keys.device)
+            own.lazy_initialization(*(each.expand(batch, -1, -1, -1) for each in (other.keys, other.values)))
+        self.token = torch.zeros(batch, 1, dtype=torch.long, device=like.layers[0].keys.device)
         self.advance = backend.repeated(self._advance, self.token.device)
         self.recorded = backend.recorded(self.advance)
 
@@ -78,7 +78,7 @@ class FixedCache:
             raise ValueError(f"The cache is full: it has room for {self.length} tokens.")
         self.advance()
         self.held += 1
-        return int(self.token)
+        return int(self.token[0])
 
     def memory(self) -> int:
         """Of the tokens that were read; the rest of the room is not needed yet."""

@@ -1,0 +1,192 @@
+"""Full size on a GPU: tokens a second, beside others with as many parameters and beside what the memory bus allows.
+
+Five decode batches at contexts, likeliest token by likeliest token: ML-Mamba as it serves (a graph) and launched kernel
+by kernel, mamba_ssm's own `generate(cg=True)` with the same weights, and a Transformer of this shape with a static
+cache (as a graph) and with a growing one. No token can come sooner than its bytes are read: all weights, and what is
+carried from token to token (read and written by Mamba-2, read by a Transformer).
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlmamba.backend import synchronize, within_memory
+from mlmamba.bench import rivals
+from mlmamba.bench.graphs import FixedCache
+from mlmamba.bench.laps import Clock, lap, spread
+from mlmamba.bench.peers import NAMES
+from mlmamba.bench.runners import OurRunner
+from mlmamba.decoding import Steps
+from mlmamba.errors import UserError
+from mlmamba.images import ImageSource, open_image
+from mlmamba.mamba2 import LanguageModel
+from mlmamba.model import MLMamba
+
+BATCHES, CONTEXTS = (1, 8), (1024, 4096, 16384)
+STEPS = 64  # tokens at a time
+COPIED = 1 << 30  # bytes
+Times = Callable[[int, int], list[float]]  # batch, context → seconds a token, of each repeat
+
+
+def run(
+    model: MLMamba, image: ImageSource, question: str, *, batches: Sequence[int] = BATCHES,
+    contexts: Sequence[int] = CONTEXTS, steps: int = STEPS, copied: int = COPIED, repeats: int = 5,
+    clock: Clock = time.perf_counter,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Messages {"type": "progress", …}, and at the end {"type": "result", "gpu": {…}}.
+
+    copy_bytes_s: of a copy on the device, both what is read and what is written. rows: of a side at a batch and a
+    context, seconds of a token for each of the batch: decode_s (None where memory ran out) and limit_s. first_token_s:
+    from the picture to the first token.
+    """
+    bandwidth = bytes_copied(model, copied, repeats, clock)
+    reader, transformer = model.language_model, rivals.same_shape(model).language_model
+    assert isinstance(reader, LanguageModel)
+    timing: dict[str, Any] = {"repeats": repeats, "clock": clock, "steps": steps}
+    measure = partial(steps_of, model, **timing)
+    sides: list[tuple[str, nn.Module, Times]] = [
+        ("ML-Mamba, graph", reader, partial(measure, reader, fixed_state)),
+        ("ML-Mamba, eager", reader, partial(measure, reader, eager)),
+        ("Transformer of this shape, graph", transformer, partial(measure, transformer, fixed_cache)),
+        ("Transformer of this shape, eager", transformer, partial(measure, transformer, eager)),
+    ]
+    if importlib.util.find_spec("mamba_ssm"):
+        sides.append(("mamba_ssm, graph", reader, partial(generated, mamba_ssm_model(reader), **timing)))
+    rows: list[dict[str, Any]] = []
+    points = [(batch, context) for batch in batches for context in contexts]
+    for name, read, times in sides:
+        for batch, context in points:
+            what = f"{name}, {batch} at {context:,}"
+            yield {"type": "progress", "done": len(rows), "of": len(points) * len(sides), "what": what}
+            row = {"side": name, "batch": batch, "context": context, "decode_s": None}
+            row["limit_s"] = traffic(read, batch, context) / bandwidth
+            try:
+                with within_memory(model.backend.device):
+                    row["decode_s"] = spread(times(batch, context))
+            except UserError:
+                pass  # the row says so
+            rows.append(row)
+    runner, picture = OurRunner(model, model.config.name), open_image(image)
+    prompt = runner.prompt(question, None)
+    firsts = [lap(runner, picture, prompt, 1, clock=clock).said[0] for _ in range(repeats + 1)][1:]
+    told = {"copy_bytes_s": bandwidth, "steps": steps, "repeats": repeats, "rows": rows}
+    yield {"type": "result", "gpu": told | {"n_patches": runner.n_patches, "first_token_s": spread(firsts)}}
+
+
+def bytes_copied(model: MLMamba, size: int, repeats: int, clock: Clock) -> float:
+    """Bytes a second that a copy on the model's device reads and writes, the best of some."""
+    device = model.backend.device
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = timed(lambda: target.copy_(source), device, 10, repeats, clock)
+    return 2 * size / min(seconds)
+
+
+def traffic(reader: nn.Module, batch: int, context: int) -> int:
+    """Bytes that a token for each of a batch must read and write."""
+    weights = sum(p.numel() * p.element_size() for p in reader.parameters())
+    if isinstance(reader, LanguageModel):
+        return weights + 2 * LanguageModel.state_bytes(reader.empty(batch))
+    config: Any = reader.config
+    element = next(reader.parameters()).element_size()
+    return weights + batch * context * 2 * config.n_layers * config.d_model * element
+
+
+def timed(step: Callable[[], Any], device: torch.device, n: int, repeats: int, clock: Clock) -> list[float]:
+    """Seconds of one of `n` steps, `repeats` times after a warm-up."""
+    seconds = []
+    for turn in range(repeats + 1):
+        start = clock()
+        for _ in range(n):
+            step()
+        synchronize(device)
+        if turn:
+            seconds.append((clock() - start) / n)
+    return seconds
+
+
+@torch.inference_mode()
+def steps_of(
+    model: MLMamba, reader: Any, ready: Callable[..., Callable[[], Any]], batch: int, context: int, *,
+    steps: int, repeats: int, clock: Clock,
+) -> list[float]:  # fmt: skip
+    """Seconds of a step that `ready` prepares for `batch` users, each with `context` random words of their own."""
+    words, device = model.config.vocab_words, model.backend.device
+    ids = torch.randint(words, (1, context), generator=torch.Generator().manual_seed(0)).to(device)
+    state = reader(reader.embed(ids), last_only=True).state
+    step = ready(reader, words, state, batch, context + steps * (repeats + 1))
+    return timed(step, device, steps, repeats, clock)
+
+
+def fixed_state(reader: LanguageModel, words: int, state: Any, batch: int, length: int) -> Callable[[], Any]:
+    """As it serves: all seats a token on, which are then read, for somebody waits for each."""
+    steps = Steps(reader, batch, words)
+    for seat in range(batch):
+        steps.sit(seat, state, 0, temperature=0.0)
+
+    def step() -> list[int]:
+        steps.advance()
+        return steps.tokens[:, 0].tolist()
+
+    return step
+
+
+def fixed_cache(reader: Any, words: int, state: Any, batch: int, length: int) -> Callable[[], Any]:
+    """A Transformer on a static cache."""
+    cache = FixedCache(reader, words, state, length, batch)
+    cache.begin(0, state)
+    return cache.step
+
+
+def eager(reader: Any, words: int, state: Any, batch: int, length: int) -> Callable[[], Any]:
+    """Kernel by kernel, on a state or a cache of its own."""
+    carried = reader.repeat(state, batch)
+    tokens = torch.zeros(batch, 1, dtype=torch.long, device=reader.embedding.weight.device)
+
+    def step() -> list[int]:
+        nonlocal carried, tokens
+        output = reader(reader.embed(tokens), carried)
+        carried, tokens = output.state, output.logits[:, :, :words].argmax(-1)
+        return tokens[:, 0].tolist()
+
+    return step
+
+
+def mamba_ssm_model(ours: LanguageModel) -> Any:
+    """mamba_ssm's own model with the weights of `ours`."""
+    from mamba_ssm.models.config_mamba import MambaConfig
+    from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+
+    c, like = ours.config, ours.embedding.weight
+    sizes = {"layer": "Mamba2", "d_state": c.d_state, "expand": c.expand, "headdim": c.head_dim, "d_conv": c.d_conv}
+    config = MambaConfig(d_model=c.d_model, n_layer=c.n_layers, vocab_size=c.vocab_size, ssm_cfg=sizes)
+    theirs = MambaLMHeadModel(config, device=like.device, dtype=like.dtype)
+    state = {"backbone.embedding.weight": like, "lm_head.weight": like, "backbone.norm_f.weight": ours.norm_f.weight}
+    for i, layer in enumerate(ours.layers):
+        for name, tensor in layer.state_dict().items():
+            # theirs keeps a channel's filter as (1, width)
+            state[f"backbone.layers.{i}.{NAMES[name]}"] = tensor[:, None] if name == "scan.conv_weight" else tensor
+    theirs.load_state_dict(state, strict=True)
+    return theirs.eval()
+
+
+@torch.inference_mode()
+def generated(model: Any, batch: int, context: int, *, steps: int, repeats: int, clock: Clock) -> list[float]:
+    """Seconds a token of mamba_ssm's generate: of `steps` + 1 tokens, less one."""
+    device = model.lm_head.weight.device
+    vocabulary = model.config.vocab_size
+    ids = torch.randint(vocabulary, (batch, context), generator=torch.Generator().manual_seed(0)).to(device)
+
+    def seconds(more: int) -> float:
+        start = clock()
+        model.generate(ids, max_length=context + more, cg=True, top_k=1)
+        synchronize(device)
+        return clock() - start
+
+    seconds(steps + 1)  # records the graph
+    return [(seconds(steps + 1) - seconds(1)) / steps for _ in range(repeats)]
