@@ -52,6 +52,25 @@ needs_kernels = pytest.mark.skipif(
 )
 
 
+PEER = """
+import contextlib, torch
+on = "cuda" if torch.cuda.is_available() else "cpu"
+if on == "cpu":
+    torch.cuda.device = lambda *_: contextlib.nullcontext()
+from mlmamba import cuda_kernels
+from mlmamba.bench.gpu import mamba_ssm_model
+from mlmamba.config import LanguageConfig
+from mlmamba.mamba2 import LanguageModel
+torch.manual_seed(0)
+ours = LanguageModel(LanguageConfig(64, 2, 104, 16, 32)).to(on).eval().requires_grad_(False)
+theirs = mamba_ssm_model(ours)
+for block in theirs.backbone.layers:
+    block.mixer.use_mem_eff_path = False  # it wants causal-conv1d
+ids = torch.randint(104, (2, 9), device=on)
+with torch.inference_mode():
+    torch.testing.assert_close(theirs(ids).logits, ours(ours.embed(ids)).logits, atol=1e-3, rtol=1e-3)
+print("same as mamba_ssm's model")
+"""
 FETCHED = """
 import sys, torch
 sys.path.append({beside!r})
@@ -82,6 +101,12 @@ def run_check(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
 def test_the_kernels_compute_what_plain_pytorch_does():
     done = run_check(CHECK, PYTHONPATH=f"{ROOT}:{BESIDE}")
     assert "same as plain PyTorch" in done.stdout, done.stderr
+
+
+@needs_kernels
+def test_mamba_ssms_own_model_says_what_ours_says():
+    done = run_check(PEER, PYTHONPATH=f"{ROOT}:{BESIDE}")
+    assert "same as mamba_ssm's model" in done.stdout, done.stderr
 
 
 @needs_kernels
