@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mlmamba.backend import repeated
+from mlmamba import backend
 from mlmamba.mamba2 import LanguageModel, LanguageOutput, LayerState, State
 
 
@@ -130,7 +130,7 @@ class Steps:
         self.logits = torch.zeros(seats, words, device=like.device)
         self.temperature = torch.zeros(seats, 1, device=like.device)
         self.noise = torch.ones(seats, words, device=like.device)
-        self.advance = repeated(self._advance, like.device)
+        self.advance = backend.repeated(self._advance, like.device)
         for seat in range(seats):
             self.clear(seat)  # what it was made ready on
 

@@ -50,6 +50,11 @@ class Transformer(nn.Module):
         hidden = self.decoder(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
         return LanguageOutput(hidden, self.head(hidden[:, -1:] if last_only else hidden), cache, {})
 
+    def go_on(self, ids: Tensor, cache: Cache) -> Tensor:
+        """Logits after ids (b, l), which are written to the cache itself; of `transformers`, of any kind."""
+        hidden = self.decoder(inputs_embeds=self.embed(ids), past_key_values=cache, use_cache=True).last_hidden_state
+        return self.head(hidden)
+
     def head(self, hidden: Tensor) -> Tensor:
         """Logits in float32 through the tied embedding: (..., d_model) → (..., vocab)."""
         weight = self.embedding.weight

@@ -22,6 +22,7 @@ from mlmamba.bench.runners import OurRunner
 from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, TransformerConfig, VisionConfig
 from mlmamba.mamba2 import LanguageModel
 from mlmamba.model import MLMamba
+from tests import as_graph
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 ROOT = Path(__file__).parents[1]
@@ -211,18 +212,21 @@ def raced(sides: Sequence[OurRunner], context: int | None) -> list[dict]:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
 def test_graph_against_graph_says_what_eager_says(trained, device, monkeypatch):
+    """Without CUDA both sides' steps are recorded and done again on the CPU, by the rules of a graph."""
     on = backend.choose(device, "float32")
     sides = [OurRunner(copy.deepcopy(model).run_on(on), model.config.name) for model in trained]
-    if device == "cpu":  # the same steps on memory in one place, launched one by one
+    if device == "cpu":
         with pytest.raises(mlmamba.UserError, match="need a CUDA GPU"):
             sides[0].launched(True)
         monkeypatch.setattr(backend.Backend, "graphs", True)
+        monkeypatch.setattr(backend, "repeated", as_graph.repeated)
+        monkeypatch.setattr(backend, "recorded", as_graph.recorded)
     graphed = [side.launched(True) for side in sides]
     for context in (None, 200):  # the second cache is longer
         eager, fixed = raced(sides, context), raced(graphed, context)
         for one, other in zip(eager, fixed, strict=True):
             assert one["lap"]["tokens"] == other["lap"]["tokens"] and one["memory"] == other["memory"]
-            assert one["mode"] == "eager" and other["mode"] == ("eager" if device == "cpu" else "graph")
+            assert one["mode"] == "eager" and other["mode"] == "graph"
             assert len(set(one["lap"]["tokens"])) > 3
     assert all(side.fixed is None for side in sides) and all(side.fixed for side in graphed)
     assert all(side.launched(True).fixed is None for side in graphed)  # the next race begins with nothing
@@ -233,7 +237,7 @@ def test_a_fixed_cache_has_room_for_what_it_was_made_for(small):
     lm = twin.language_model
     with torch.inference_mode():
         output = lm(twin.embed([5, 6, 7]), last_only=True)
-    cache = graphs.FixedCache(lm, twin.config.vocab_words, output.state, 5)
+    cache = graphs.FixedCache(lm.go_on, lm.decoder.config, output.state, 5)
     cache.begin(9, output.state)
     token = 2 * 2 * 64 * 4  # keys and values of one in two layers, in bytes
     assert cache.memory() == 3 * token
@@ -243,8 +247,11 @@ def test_a_fixed_cache_has_room_for_what_it_was_made_for(small):
         cache.step()
 
 
+@pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("side", [0, 1])
-def test_all_ways_to_decode_say_the_same(trained, side):
+def test_all_ways_to_decode_say_the_same(trained, side, recorded, monkeypatch):
+    if recorded:
+        monkeypatch.setattr(backend, "repeated", as_graph.repeated)
     model = trained[side]
     reader, prompt = model.language_model, model.chat_tokenizer.prompt("What can you see?", first=True)
     with torch.inference_mode():
@@ -432,8 +439,9 @@ def test_peers_are_timed_in_processes_of_their_own(small, tmp_path, capsys, monk
     assert "prefill of 1,024 tokens" in capsys.readouterr().out
 
 
-def test_any_image_text_to_text_model_can_be_the_rival(tmp_path, small):
-    """A random LLaVA of reduced sizes, saved as the Hub keeps one; it says what its own `generate` says."""
+def test_any_image_text_to_text_model_can_be_the_rival(tmp_path, small, monkeypatch):
+    """A random LLaVA of reduced sizes, saved as the Hub keeps one; it says what its own `generate` says, by a graph
+    too."""
     llava_folder(tmp_path)
     runner = rivals.find(small[0], str(tmp_path))
     assert runner.kind == "transformer" and not runner.sees_apart
@@ -445,6 +453,16 @@ def test_any_image_text_to_text_model_can_be_the_rival(tmp_path, small):
     assert "".join(side["lap"]["tokens"]).strip() == said.strip() and side["vision_s"] is None
     n = inputs["input_ids"].shape[1]
     assert side["memory"] == [2 * 2 * 32 * 4 * (n + i) for i in range(5)]
+    monkeypatch.setattr(backend.Backend, "graphs", True)
+    monkeypatch.setattr(backend, "repeated", as_graph.repeated)
+    monkeypatch.setattr(backend, "recorded", as_graph.recorded)
+    graphed = runner.launched(True)
+    *_, end = race.run(
+        [OurRunner(small[0], "ours").launched(True), graphed], PICTURE, "what is red", tokens=5, repeats=2
+    )
+    other = end["race"]["runners"][1]
+    assert other["mode"] == "graph" and runner.mode == "eager"
+    assert other["lap"]["tokens"] == side["lap"]["tokens"] and other["memory"] == side["memory"]
     with pytest.raises(mlmamba.UserError, match="own prompt"):
         runner.prompt("Why?", 256)
 

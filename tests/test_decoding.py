@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 
 import mlmamba
-from mlmamba.backend import repeated
+from mlmamba import backend
 from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, VisionConfig
 from mlmamba.decoding import Alone, Seat, Together, Wish
 from mlmamba.mamba2 import LanguageModel
 from mlmamba.model import MLMamba
 from mlmamba.vision import Vision
+from tests import as_graph
 
 ROOT = Path(__file__).parents[1]
 END = -1  # no token: answers here end by their length, or by whoever stops them
@@ -47,8 +48,10 @@ def wish(length: int, **options) -> Wish:
     return Wish(length, END, 97, **options)
 
 
-@pytest.fixture
-def together(lm):
+@pytest.fixture(params=["one by one", "recorded"])
+def together(lm, request, monkeypatch):
+    if request.param == "recorded":
+        monkeypatch.setattr(backend, "repeated", as_graph.repeated)
     decoder = Together(lm, seats=3, words=97)
     yield decoder
     decoder.close()
@@ -130,15 +133,15 @@ def test_whoever_stops_leaves_at_once_and_the_next_sits_down(lm, together):
 
 def test_a_fault_ends_those_who_are_there_and_the_next_is_served(lm, together, monkeypatch):
     outputs = prompts(lm, 2)
-    forward = type(lm).forward
+    advance = together.steps.advance
     broken = threading.Event()
 
-    def fails(self, *args, **options):
+    def fails():
         if broken.is_set():
             raise RuntimeError("out of memory")
-        return forward(self, *args, **options)
+        advance()
 
-    monkeypatch.setattr(type(lm), "forward", fails)
+    monkeypatch.setattr(together.steps, "advance", fails)
     decoding = together.start(outputs[0], wish(10**9))
     assert isinstance(next(iter(decoding)), int)
     broken.set()
@@ -185,8 +188,32 @@ def test_a_step_that_overwrites_its_state_computes_the_same(lm):
 def test_where_no_graph_can_be_recorded_steps_are_done_one_by_one(caplog):
     def step() -> None: ...
 
-    assert repeated(step, torch.device("cpu")) is step and not caplog.text
-    assert repeated(step, torch.device("cuda")) is step and "No CUDA graph" in caplog.text
+    assert backend.repeated(step, torch.device("cpu")) is step and not caplog.text
+    assert backend.repeated(step, torch.device("cuda")) is step and "No CUDA graph" in caplog.text
+
+
+def test_what_a_graph_would_lose_shows():
+    """The stand-in for a graph: what lies in a tensor is read anew, a number of Python's is not, asking is refused."""
+    place, results, count = torch.zeros(2), torch.zeros(2), 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        place[0] += 1
+        results.copy_(place[:1] * 2 + torch.stack([place[0], place[0].new_full((), count)]))
+
+    replay = as_graph.repeated(step, torch.device("cpu"))
+    place[0] = 10
+    replay(), replay()
+    assert place[0] == 12 and results.tolist() == [36, 24 + 4]  # one by one it would be 24 + 6
+    for asks in (
+        lambda: place[0].item(),
+        lambda: place[place > 0],
+        lambda: torch.tensor([1.0]),
+        lambda: bool(place[0]),
+    ):
+        with pytest.raises(RuntimeError, match="can't be recorded"), as_graph.Recording():
+            asks()
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mlmamba.backend import synchronize, within_memory
 from mlmamba.bench import rivals
@@ -138,7 +138,11 @@ def fixed_state(reader: LanguageModel, words: int, state: Any, batch: int, lengt
 
 def fixed_cache(reader: Any, words: int, state: Any, batch: int, length: int) -> Callable[[], Any]:
     """A Transformer on a static cache."""
-    cache = FixedCache(reader, words, state, length, batch)
+
+    def read(ids: Tensor, cache: Any) -> Tensor:
+        return reader.go_on(ids, cache)[:, :, :words]
+
+    cache = FixedCache(read, reader.decoder.config, state, length, batch)
     cache.begin(0, state)
     return cache.step
 

@@ -1,18 +1,21 @@
 """Decoding on memory that stays where it is, so that CUDA can record a step as a graph, for both sides of the race.
 
-    carried = FixedState(language_model, words)    # or FixedCache(transformer, words, length)
+    carried = FixedState(language_model, words)    # or FixedCache(read, config, cache, length)
     carried.begin(token, state)                    # of one sequence, after its prompt was read
     token = carried.step()                         # the likeliest next one
 
 Without CUDA the same steps are launched one by one, which is how the tests know that they say the same.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from mlmamba import backend
 from mlmamba.decoding import Steps
+from mlmamba.errors import UserError
 from mlmamba.mamba2 import LanguageModel, State
 from mlmamba.transformer import Cache, Transformer
 
@@ -52,12 +55,19 @@ class FixedCache:
     most of them through a mask."""
 
     @torch.inference_mode()
-    def __init__(self, language_model: Transformer, words: int, like: Cache, length: int, batch: int = 1):
-        """`like`: a cache of one sequence that the model has read; `batch`: of so many, all alike."""
-        from transformers import StaticCache
+    def __init__(self, read: Callable[[Tensor, Cache], Tensor], config: Any, like: Cache, length: int, batch: int = 1):
+        """`read`: logits (b, 1, words) from ids (b, 1) and a static cache, which it writes to; config: of the decoder,
+        in `transformers`; `like`: a cache of one sequence that was read; `batch`: of so many, all alike.
 
-        self.language_model, self.words, self.length, self.held = language_model, words, length, 0
-        self.cache: Cache = StaticCache(config=language_model.decoder.config, max_cache_len=length)
+        Raises UserError for a cache that holds anything but keys and values of all tokens.
+        """
+        from transformers import StaticCache
+        from transformers.cache_utils import StaticLayer
+
+        self.read, self.length, self.held = read, length, 0
+        self.cache: Cache = StaticCache(config=config, max_cache_len=length)
+        if any(type(layer) is not StaticLayer for layer in self.cache.layers):
+            raise UserError("This model keeps other things than keys and values of all tokens; race it eager.")
         for own, other in zip(self.cache.layers, like.layers, strict=True):
             own.lazy_initialization(*(each.expand(batch, -1, -1, -1) for each in (other.keys, other.values)))
         self.token = torch.zeros(batch, 1, dtype=torch.long, device=like.layers[0].keys.device)
@@ -85,7 +95,4 @@ class FixedCache:
         return Transformer.state_bytes(self.cache) * self.held // self.length
 
     def _advance(self) -> None:
-        lm = self.language_model
-        embeds = lm.embed(self.token)
-        hidden = lm.decoder(inputs_embeds=embeds, past_key_values=self.cache, use_cache=True).last_hidden_state
-        self.token.copy_(lm.head(hidden)[:, :, : self.words].argmax(-1))
+        self.token.copy_(self.read(self.token, self.cache).argmax(-1))

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 import mlmamba
-from mlmamba.bench.runners import OurRunner, Runner
+from mlmamba.bench.runners import Launching, OurRunner, Runner
 from mlmamba.config import TransformerConfig
 from mlmamba.errors import UserError
 from mlmamba.hub import CHECKPOINTS, fetching
 from mlmamba.model import MLMamba
+from mlmamba.transformer import Transformer
 
 TWIN_OF = "tiny"
 
@@ -60,11 +62,10 @@ def same_shape(model: MLMamba) -> MLMamba:
     return rival.run_on(model.backend)
 
 
-class HubRunner:
+class HubRunner(Launching):
     """Any image-text-to-text model of `transformers`, with its own processor, cache and attention."""
 
     kind = "transformer"
-    mode = "eager"
     trained = True
     sees_apart = False  # such a model's forward pass takes picture and prompt together
 
@@ -76,18 +77,13 @@ class HubRunner:
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 name, dtype=beside.backend.dtype, attn_implementation="sdpa"
             )
-        self.model = model.to(beside.backend.device).eval()
-        self.device = beside.backend.device
+        self.backend = beside.backend
+        self.model = model.to(self.backend.device).eval()
         self.name = name
         self.kernels = "scaled dot-product attention"
         self.parameters = sum(p.numel() for p in model.parameters())
         self.n_patches = 0  # they are among the prompt's own tokens
         self.question = ""
-
-    def launched(self, graph: bool) -> Runner:
-        if graph:
-            raise UserError(f'{self.name} is raced eager; by graphs, take the rival "twin" or "shape".')
-        return self
 
     def prompt(self, question: str, context: int | None) -> list[int]:
         """Nothing yet: the processor lays picture and question out together. Its context is what it makes of them."""
@@ -99,22 +95,32 @@ class HubRunner:
     def see(self, image: Image.Image) -> Any:
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.question}]}
         text = self.processor.apply_chat_template([turn], add_generation_prompt=True)
-        return self.processor(images=[image], text=text, return_tensors="pt").to(self.device, self.model.dtype)
+        return self.processor(images=[image], text=text, return_tensors="pt").to(self.backend.device, self.model.dtype)
 
     @torch.inference_mode()
     def read(self, sight: Any, prompt: Sequence[int], room: int) -> tuple[int, Any]:
-        return self._choose(self.model(**sight, use_cache=True))
+        token, cache = self._choose(self.model(**sight, use_cache=True))
+        if not self.graph:
+            return token, cache
+        self.fixed = self.fixed_cache(self._go_on, self.model.config, cache, room)
+        self.fixed.begin(token, cache)
+        return token, self.fixed
 
     @torch.inference_mode()
     def step(self, token: int, state: Any) -> tuple[int, Any]:
-        ids = torch.tensor([[token]], device=self.device)
+        if self.graph:
+            return state.step(), state
+        ids = torch.tensor([[token]], device=self.backend.device)
         return self._choose(self.model(input_ids=ids, past_key_values=state, use_cache=True))
+
+    def _go_on(self, ids: Tensor, cache: Any) -> Tensor:
+        return self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits
 
     def _choose(self, output: Any) -> tuple[int, Any]:
         return int(output.logits[0, -1].argmax()), output.past_key_values
 
     def memory(self, state: Any) -> int:
-        return sum(t.numel() * t.element_size() for layer in state.layers for t in (layer.keys, layer.values))
+        return state.memory() if self.graph else Transformer.state_bytes(state)
 
     def text(self, tokens: Sequence[int]) -> list[str]:
         texts = [self.processor.decode(list(tokens[:n]), skip_special_tokens=True) for n in range(len(tokens) + 1)]

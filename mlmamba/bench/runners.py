@@ -5,20 +5,23 @@ the first token, `step` from one token to the next. All choose the likeliest tok
 """
 
 import copy
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mlmamba.backend import synchronize
+from mlmamba.backend import Backend, synchronize
 from mlmamba.bench.graphs import Fixed, FixedCache, FixedState
 from mlmamba.errors import UserError
 from mlmamba.mamba2 import LanguageModel
 from mlmamba.model import MLMamba
 
 FILLER = ("Is there a dog?", "Yes, there is a dog.")  # said again and again, it fills a context
+
+
+Self = TypeVar("Self", bound="Launching")
 
 
 class Runner(Protocol):
@@ -52,16 +55,41 @@ class Runner(Protocol):
     def ends(self, token: int) -> bool: ...
 
 
-class OurRunner:
+class Launching:
+    """What a runner decodes with: kernel by kernel, or as a CUDA graph, on memory that stays where it is."""
+
+    backend: Backend
+    graph = False
+    fixed: Fixed | None = None  # where a graph decodes; made in the warm-up
+
+    def launched(self: Self, graph: bool) -> Self:
+        if graph and not self.backend.graphs:
+            raise UserError("CUDA graphs need a CUDA GPU; race eager here.")
+        other = copy.copy(self)
+        other.graph, other.fixed = graph, None
+        return other
+
+    @property
+    def mode(self) -> str:
+        """ "graph" once one was recorded; where that can't be, the same steps are launched one by one."""
+        return "graph" if self.fixed and self.fixed.recorded else "eager"
+
+    def fixed_cache(self, read: Callable[[Tensor, Any], Tensor], config: Any, cache: Any, room: int) -> FixedCache:
+        """A Transformer's static cache with `room` beyond what `cache` holds; made anew only for another length."""
+        length = cache.get_seq_length() + room
+        if isinstance(self.fixed, FixedCache) and self.fixed.length == length:
+            return self.fixed
+        self.fixed = None  # two caches at once would be twice the memory
+        return FixedCache(read, config, cache, length)
+
+
+class OurRunner(Launching):
     """ML-Mamba, or its twin: both are an `MLMamba`, with another reader."""
 
     sees_apart = True
 
-    graph = False
-    fixed: Fixed | None = None  # where a graph decodes; made in the warm-up
-
     def __init__(self, model: MLMamba, name: str, connector: str | None = None, *, trained: bool = True):
-        self.model, self.name, self.trained = model, name, trained
+        self.model, self.name, self.trained, self.backend = model, name, trained, model.backend
         self.connector = model.check_connector(connector)
         self.kind = "mamba" if isinstance(model.language_model, LanguageModel) else "transformer"
         self.kernels = model.backend.kernels if self.kind == "mamba" else "scaled dot-product attention"
@@ -87,20 +115,8 @@ class OurRunner:
     def see(self, image: Image.Image) -> Tensor:
         model = self.model
         features = model.connector(model.see(image), model.grid, self.connector).features
-        synchronize(model.backend.device)
+        synchronize(self.backend.device)
         return features
-
-    def launched(self, graph: bool) -> "OurRunner":
-        if graph and not self.model.backend.graphs:
-            raise UserError("CUDA graphs need a CUDA GPU; race eager here.")
-        other = copy.copy(self)
-        other.graph, other.fixed = graph, None
-        return other
-
-    @property
-    def mode(self) -> str:
-        """ "graph" once one was recorded; where that can't be, the same steps are launched one by one."""
-        return "graph" if self.fixed and self.fixed.recorded else "eager"
 
     @torch.inference_mode()
     def read(self, sight: Tensor, prompt: Sequence[int], room: int) -> tuple[int, Any]:
@@ -108,7 +124,7 @@ class OurRunner:
         token, state = self._choose(self.model.language_model(embeds, last_only=True))
         if not self.graph:
             return token, state
-        self.fixed = self._fixed(state, embeds.shape[1] + room)
+        self.fixed = self._fixed(state, room)
         self.fixed.begin(token, state)
         return token, self.fixed
 
@@ -121,15 +137,11 @@ class OurRunner:
     def _choose(self, output: Any) -> tuple[int, Any]:
         return int(output.logits[0, -1, : self.model.config.vocab_words].argmax()), output.state
 
-    def _fixed(self, state: Any, length: int) -> Fixed:
-        """Where steps are done; made anew only for a Transformer whose answers end at another length."""
+    def _fixed(self, state: Any, room: int) -> Fixed:
         lm, words = self.model.language_model, self.model.config.vocab_words
         if isinstance(lm, LanguageModel):
             return self.fixed or FixedState(lm, words)
-        if isinstance(self.fixed, FixedCache) and self.fixed.length == length:
-            return self.fixed
-        self.fixed = None  # two caches at once would be twice the memory
-        return FixedCache(lm, words, state, length)
+        return self.fixed_cache(lambda ids, cache: lm.go_on(ids, cache)[:, :, :words], lm.decoder.config, state, room)
 
     def memory(self, state: Any) -> int:
         return state.memory() if self.graph else self.model.language_model.state_bytes(state)
