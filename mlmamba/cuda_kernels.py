@@ -81,12 +81,10 @@ def step(
     return y, state
 
 
-def conv(
-    x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None, overwrite: bool = False
-) -> tuple[Tensor, Tensor]:
+def conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`ssd.causal_conv` by causal-conv1d where it is installed."""
     if causal_conv1d_fn is None or x.shape[1] == 1:
-        return ssd.causal_conv(x, weight, bias, state, overwrite)
+        return ssd.causal_conv(x, weight, bias, state)
     width = weight.shape[-1]
     before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
     y = causal_conv1d_fn(x.mT, weight, bias, initial_states=before.mT, activation="silu").mT

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mlmamba.backend import kernels_for
 from mlmamba.config import ConnectorConfig, LanguageConfig
-from mlmamba.ssd import Scan
+from mlmamba.ssd import Scan, causal_conv_step
 
 
 @dataclass(frozen=True)
@@ -54,24 +54,32 @@ class SelectiveScan(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.heads))
 
-    def forward(
-        self, projected: Tensor, state: LayerState | None = None, overwrite: bool = False
-    ) -> tuple[Tensor, LayerState, Scan]:
+    def forward(self, projected: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState, Scan]:
         """projected: (b, l, d_projected) in scan order → y (b, l, d_inner) before gate and norm, state, scan."""
         h, p, n = self.heads, self.head_dim, self.d_state
         kernels = kernels_for(projected.device.type)
-        gate, xBC, dt = projected.split([h * p, h * p + 2 * n, h], dim=-1)
-        xBC, conv = kernels.conv(xBC, self.conv_weight, self.conv_bias, state.conv if state else None, overwrite)
-        x, B, C = xBC.split([h * p, n, n], dim=-1)
+        gate, xBC, dt = projected.split_with_sizes([h * p, h * p + 2 * n, h], dim=-1)
+        xBC, conv = kernels.conv(xBC, self.conv_weight, self.conv_bias, state.conv if state else None)
+        x, B, C = xBC.split_with_sizes([h * p, n, n], dim=-1)
         x, gate = x.unflatten(-1, (h, p)), gate.unflatten(-1, (h, p))
-        dt = F.softplus(dt.float() + self.dt_bias.float())
-        A, D = -torch.exp(self.A_log.float()), self.D.float()
-        if state is not None and x.shape[1] == 1:
-            y, ssm = kernels.step(x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], D, state.ssm, overwrite)
-            y = y[:, None]
-        else:
-            y, ssm = kernels.scan(x, dt, A, B, C, D, state.ssm if state else None)
+        dt, A, D = self._rates(dt)
+        y, ssm = kernels.scan(x, dt, A, B, C, D, state.ssm if state else None)
         return y.flatten(-2), LayerState(conv, ssm), Scan(x, dt, A, B, C, D, gate)
+
+    def step(self, projected: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState]:
+        """One step of the same: projected (b, d_projected) → y (b, d_inner), state."""
+        h, p, n = self.heads, self.head_dim, self.d_state
+        _, xBC, dt = projected.split_with_sizes([h * p, h * p + 2 * n, h], dim=-1)
+        xBC, conv = causal_conv_step(xBC, self.conv_weight, self.conv_bias, state.conv, overwrite)
+        x, B, C = xBC.split_with_sizes([h * p, n, n], dim=-1)
+        dt, A, D = self._rates(dt)
+        step = kernels_for(projected.device.type).step
+        y, ssm = step(x.unflatten(-1, (h, p)), dt, A, B, C, D, state.ssm, overwrite)
+        return y.flatten(-2), LayerState(conv, ssm)
+
+    def _rates(self, dt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Δ, A and D in float32."""
+        return F.softplus(dt.float() + self.dt_bias.float()), -torch.exp(self.A_log.float()), self.D.float()
 
 
 def projected_size(config: ConnectorConfig | LanguageConfig) -> int:
@@ -90,14 +98,21 @@ class Mamba2Layer(nn.Module):
         self.gated_norm = RMSNorm(config.d_inner, config.norm_eps)
         self.out_proj = nn.Linear(config.d_inner, config.d_model, bias=False)
 
-    def forward(
-        self, x: Tensor, state: LayerState | None = None, overwrite: bool = False
-    ) -> tuple[Tensor, LayerState, Scan]:
+    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState, Scan]:
+        """x: (b, l, d_model) → the same shape, state, scan."""
         dtype = self.in_proj.weight.dtype
         projected = self.in_proj(self.norm(x).to(dtype))  # (b, l, d_projected)
-        y, state, scan = self.scan(projected, state, overwrite)
+        y, state, scan = self.scan(projected, state)
         y = self.gated_norm(y, projected[..., : y.shape[-1]])
         return x + self.out_proj(y.to(dtype)), state, scan
+
+    def step(self, x: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState]:
+        """One step of the same: x (b, d_model) → the same shape, state."""
+        dtype = self.in_proj.weight.dtype
+        projected = self.in_proj(self.norm(x).to(dtype))  # (b, d_projected)
+        y, state = self.scan.step(projected, state, overwrite)
+        y = self.gated_norm(y, projected[..., : y.shape[-1]])
+        return x + self.out_proj(y.to(dtype)), state
 
 
 @dataclass(frozen=True)
@@ -142,14 +157,23 @@ class LanguageModel(nn.Module):
     ) -> LanguageOutput:
         """Read embeds (b, l, d_model), going on from `state`; `last_only` gives logits of the last position alone.
 
-        With `overwrite`, for one token at a time, the new state is written over `state`, which saves its copies.
+        One token after a state is a step of the recurrence, unless its scans are asked for. With `overwrite` the new
+        state of such a step is written over `state`, which saves its copies.
         """
         x, states, kept = embeds.float(), [], {}
-        for i, layer in enumerate(self.layers):
-            x, layer_state, scan = layer(x, state[i] if state else None, overwrite)
-            states.append(layer_state)
-            if i in scans:
-                kept[i] = scan
+        layer: Any
+        if state is not None and x.shape[1] == 1 and not scans:
+            x = x[:, 0]
+            for layer, before in zip(self.layers, state, strict=True):
+                x, layer_state = layer.step(x, before, overwrite)
+                states.append(layer_state)
+            x = x[:, None]
+        else:
+            for i, layer in enumerate(self.layers):
+                x, layer_state, scan = layer(x, state[i] if state else None)
+                states.append(layer_state)
+                if i in scans:
+                    kept[i] = scan
         hidden = self.norm_f(x)
         logits = self.head(hidden[:, -1:] if last_only else hidden)
         return LanguageOutput(hidden, logits, tuple(states), kept)

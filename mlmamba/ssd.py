@@ -95,11 +95,13 @@ def ssd_step(
 
     The state passed in is left as it was, so that kept states never alias; with `overwrite` it becomes the new one.
     """
+    b, h, p, n = state.shape
     x, dt, B, C = (t.float() for t in (x, dt, B, C))
-    fed = (x * dt[..., None])[..., None] * B[:, None, None, :]
-    state = torch.addcmul(fed, state, (dt * A).exp()[..., None, None], out=state if overwrite else None)
-    y = (state @ C[:, None, :, None]).squeeze(-1)  # (b, h, p)
-    return y + x * D[:, None], state
+    state = torch.mul(state, (dt * A).exp()[..., None, None], out=state if overwrite else None)
+    fed = (x * dt[..., None]).reshape(b * h, p, 1), B[:, None].expand(b, h, n).reshape(b * h, 1, n)
+    state.view(b * h, p, n).baddbmm_(*fed)
+    y = (state.view(b, h * p, n) @ C[..., None]).view(b, h, p)
+    return torch.addcmul(y, x, D[:, None]), state
 
 
 def ssd_recurrence(
@@ -119,19 +121,20 @@ def ssd_recurrence(
     return torch.stack(ys, dim=1), torch.stack(states, dim=1)
 
 
-def causal_conv(
-    x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None, overwrite: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Depthwise causal convolution, then SiLU: x (b, l, d), weight (d, width) → (b, l, d), the last width-1 inputs.
-
-    These are the new state; with `overwrite` they are written over the one passed in.
-    """
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Depthwise causal convolution, then SiLU: x (b, l, d), weight (d, width) → (b, l, d), the last width-1 inputs."""
     width = weight.shape[-1]
     before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
     seen = torch.cat([before, x], dim=1)
-    if x.shape[1] == 1:
-        y = (seen * weight.T).sum(1, keepdim=True) + bias
-    else:
-        y = F.conv1d(seen.mT, weight[:, None], bias, groups=weight.shape[0]).mT
-    after = seen[:, 1 - width :]
-    return F.silu(y), state.copy_(after) if overwrite and state is not None else after
+    y = F.conv1d(seen.mT, weight[:, None], bias, groups=weight.shape[0]).mT
+    return F.silu(y), seen[:, 1 - width :]
+
+
+def causal_conv_step(
+    x: Tensor, weight: Tensor, bias: Tensor, state: Tensor, overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`causal_conv` of one input x (b, d); with `overwrite` the new state is written over the one passed in."""
+    seen = torch.cat([state.to(x.dtype), x[:, None]], dim=1)
+    y = F.silu((seen * weight.T).sum(1) + bias)
+    after = seen[:, 1:]
+    return y, state.copy_(after) if overwrite else after

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlmamba.ssd import causal_conv, ssd, ssd_recurrence, ssd_step
+from mlmamba.ssd import causal_conv, causal_conv_step, ssd, ssd_recurrence, ssd_step
 
 B, H, P, N = 2, 3, 4, 5
 
@@ -78,4 +78,11 @@ def test_convolution_is_causal_and_goes_on_from_its_state(cut):
     torch.testing.assert_close(whole.double(), F.silu(expected), atol=1e-5, rtol=1e-5)
     first, state = causal_conv(x[:, :cut], weight, bias)
     second, _ = causal_conv(x[:, cut:], weight, bias, state)
+    for i in range(cut, x.shape[1]):
+        before = state.clone()
+        y, after = causal_conv_step(x[:, i], weight, bias, state)
+        torch.testing.assert_close(y, whole[:, i])
+        assert torch.equal(state, before)
+        again, state = causal_conv_step(x[:, i], weight, bias, state, overwrite=True)
+        assert torch.equal(again, y) and torch.equal(state, after)
     torch.testing.assert_close(torch.cat([first, second], 1), whole, atol=1e-5, rtol=1e-5)
