@@ -23,7 +23,7 @@ from mlmamba.mamba2 import LanguageModel
 
 PREFILL = 1024  # tokens
 CONTEXTS = (256, 4096)  # at which decoding is timed
-STEPS = 32
+STEPS, WARMING = 64, 8
 OURS, THEIRS = "ML-Mamba", "transformers"
 # ours → theirs, within one layer
 NAMES = {
@@ -113,10 +113,10 @@ def times(side: str, model: str, repeats: int) -> dict[str, Any]:
     decoded = {}
     for context in CONTEXTS:
         state, steps = read(some(context)), []
-        for turn in range(STEPS + 2):
+        for turn in range(WARMING + STEPS):
             start = time.perf_counter()
             state = step(some(1), state)
-            if turn > 1:
+            if turn >= WARMING:
                 steps.append(time.perf_counter() - start)
         decoded[str(context)] = spread(steps)
     return {"prefill_s": spread(reads), "decode_s": decoded, "prefill_tokens": PREFILL}
