@@ -247,6 +247,13 @@ def test_a_fixed_cache_has_room_for_what_it_was_made_for(small):
         cache.step()
 
 
+def test_a_cache_that_lets_tokens_go_is_raced_eager():
+    from transformers import MistralConfig
+
+    with pytest.raises(mlmamba.UserError, match="race it eager"):
+        graphs.FixedCache(lambda ids, cache: ids, MistralConfig(sliding_window=8), None, 100)
+
+
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("side", [0, 1])
 def test_all_ways_to_decode_say_the_same(trained, side, recorded, monkeypatch):

@@ -4,7 +4,7 @@
     carried.begin(token, state)                    # of one sequence, after its prompt was read
     token = carried.step()                         # the likeliest next one
 
-Without CUDA the same steps are launched one by one, which is how the tests know that they say the same.
+Without CUDA the same steps are launched one by one; the tests do them there by a graph's rules.
 """
 
 from collections.abc import Callable
