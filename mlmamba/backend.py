@@ -21,15 +21,16 @@ log = logging.getLogger(__name__)
 
 
 class Kernels(NamedTuple):
-    """The three operations that have a faster form on some devices; signatures as in `mlmamba.ssd`."""
+    """The operations that have a faster form on some devices; signatures as in `mlmamba.ssd`."""
 
     name: str
-    scan: Callable[..., tuple[Tensor, Tensor]]
-    step: Callable[..., tuple[Tensor, Tensor]]
-    conv: Callable[..., tuple[Tensor, Tensor]]
+    scan: Callable[..., tuple[Tensor, Tensor]]  # ssd
+    conv: Callable[..., tuple[Tensor, Tensor]]  # causal_conv
+    step: Callable[..., tuple[Tensor, Tensor, Tensor]]  # selective_step
+    norm: Callable[..., Tensor]  # rms_norm, of one token
 
 
-PLAIN = Kernels("plain PyTorch", ssd.ssd, ssd.ssd_step, ssd.causal_conv)
+PLAIN = Kernels("plain PyTorch", ssd.ssd, ssd.causal_conv, ssd.selective_step, ssd.rms_norm)
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,26 @@ def choose(device: str = "auto", dtype: str | torch.dtype = "auto") -> Backend:
 
 @cache
 def kernels_for(device_type: str) -> Kernels:
-    """The fastest kernels that can be had on this kind of device."""
-    if device_type != "cuda" or not any(importlib.util.find_spec(name) for name in ("mamba_ssm", "kernels")):
+    """The fastest kernels that can be had on this kind of device; what can't be had, plain PyTorch computes."""
+    if device_type != "cuda":
         return PLAIN
     try:
-        from mlmamba import cuda_kernels
-    except Exception:  # not to be had, or not for this machine: plain PyTorch computes the same
-        log.exception("No kernels of mamba-ssm can be had; plain PyTorch computes in their place.")
+        from mlmamba import triton_kernels
+
+        triton_kernels.try_out(device_type)
+    except Exception:  # no Triton for this system, or no compiler for what it launches with
+        log.exception("Triton can't be used here; plain PyTorch computes in its place.")
         return PLAIN
-    return Kernels(cuda_kernels.NAME, cuda_kernels.scan, cuda_kernels.step, cuda_kernels.conv)
+    fused = PLAIN._replace(name=triton_kernels.NAME, step=triton_kernels.step, norm=triton_kernels.norm)
+    if not any(importlib.util.find_spec(name) for name in ("mamba_ssm", "kernels")):
+        return fused
+    try:
+        from mlmamba import cuda_kernels
+    except Exception:
+        log.exception("No kernels of mamba-ssm can be had; plain PyTorch computes in their place.")
+        return fused
+    name = f"{cuda_kernels.NAME} + {triton_kernels.NAME}"
+    return fused._replace(name=name, scan=cuda_kernels.scan, conv=cuda_kernels.conv)
 
 
 def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""mamba-ssm's and causal-conv1d's kernels under the signatures of `mlmamba.ssd`; imported on CUDA alone.
+"""mamba-ssm's and causal-conv1d's kernels for whole sequences, as in `mlmamba.ssd`; imported on CUDA alone.
 
 Those that are installed (`requirements-cuda.txt`), else builds that the `kernels` package fetches from the Hub, since
 on a Space nothing can be compiled. Without either the import fails.
@@ -29,7 +29,6 @@ def fetched(name: str) -> ModuleType:
 if importlib.util.find_spec("mamba_ssm"):
     # mamba_ssm imports Mamba-1's compiled extension without need; its Mamba-2 is Triton and does without
     sys.modules.setdefault("selective_scan_cuda", ModuleType("selective_scan_cuda"))
-    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     try:
@@ -38,9 +37,7 @@ if importlib.util.find_spec("mamba_ssm"):
         causal_conv1d_fn = None
     NAME = "mamba-ssm" + (" + causal-conv1d" if causal_conv1d_fn else "")
 else:
-    prebuilt = fetched("mamba-ssm")
-    mamba_chunk_scan_combined = prebuilt.mamba_chunk_scan_combined
-    selective_state_update = prebuilt.selective_state_update
+    mamba_chunk_scan_combined = fetched("mamba-ssm").mamba_chunk_scan_combined
     try:
         causal_conv1d_fn = fetched("causal-conv1d").causal_conv1d_fn
     except Exception as problem:  # of use, but not needed
@@ -59,26 +56,6 @@ def scan(
         x, dt, A, B[:, :, None], C[:, :, None], CHUNK, D=D, initial_states=state, return_final_states=True
     )
     return y, state.float()
-
-
-def step(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, overwrite: bool = False
-) -> tuple[Tensor, Tensor]:
-    """`ssd.ssd_step` by the fused state update."""
-    p, n = state.shape[-2:]
-    state = state if overwrite else state.clone()  # the kernel writes into it
-    # expanded, not copied: by their strides of 0 the kernel sees that one number serves a head; it wants a bias then
-    y = selective_state_update(
-        state,
-        x,
-        dt[..., None].expand(*x.shape),
-        A[:, None, None].expand(-1, p, n),
-        B[:, None],
-        C[:, None],
-        D=D[:, None].expand(-1, p),
-        dt_bias=torch.zeros_like(A)[:, None].expand(-1, p),
-    )
-    return y, state
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:

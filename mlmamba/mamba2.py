@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mlmamba.backend import kernels_for
 from mlmamba.config import ConnectorConfig, LanguageConfig
-from mlmamba.ssd import Scan, causal_conv_step
+from mlmamba.ssd import Scan, rates, rms_norm
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        x = x.float()
-        if gate is not None:
-            x = x * F.silu(gate.float())
-        return F.rms_norm(x, (x.shape[-1],), self.weight.float(), self.eps)
+        return rms_norm(x, self.weight, self.eps, gate)
+
+    def step(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """The same for one token, in the weights' dtype, as the projection that follows takes it."""
+        return kernels_for(x.device.type).norm(x, self.weight, self.eps, gate).to(self.weight.dtype)
 
 
 class SelectiveScan(nn.Module):
@@ -62,24 +63,16 @@ class SelectiveScan(nn.Module):
         xBC, conv = kernels.conv(xBC, self.conv_weight, self.conv_bias, state.conv if state else None)
         x, B, C = xBC.split_with_sizes([h * p, n, n], dim=-1)
         x, gate = x.unflatten(-1, (h, p)), gate.unflatten(-1, (h, p))
-        dt, A, D = self._rates(dt)
+        (dt, A), D = rates(dt, self.dt_bias, self.A_log), self.D.float()
         y, ssm = kernels.scan(x, dt, A, B, C, D, state.ssm if state else None)
         return y.flatten(-2), LayerState(conv, ssm), Scan(x, dt, A, B, C, D, gate)
 
     def step(self, projected: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState]:
         """One step of the same: projected (b, d_projected) → y (b, d_inner), state."""
-        h, p, n = self.heads, self.head_dim, self.d_state
-        _, xBC, dt = projected.split_with_sizes([h * p, h * p + 2 * n, h], dim=-1)
-        xBC, conv = causal_conv_step(xBC, self.conv_weight, self.conv_bias, state.conv, overwrite)
-        x, B, C = xBC.split_with_sizes([h * p, n, n], dim=-1)
-        dt, A, D = self._rates(dt)
+        weights = self.conv_weight, self.conv_bias, self.dt_bias, self.A_log, self.D
         step = kernels_for(projected.device.type).step
-        y, ssm = step(x.unflatten(-1, (h, p)), dt, A, B, C, D, state.ssm, overwrite)
-        return y.flatten(-2), LayerState(conv, ssm)
-
-    def _rates(self, dt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Δ, A and D in float32."""
-        return F.softplus(dt.float() + self.dt_bias.float()), -torch.exp(self.A_log.float()), self.D.float()
+        y, conv, ssm = step(projected, *weights, state.conv, state.ssm, overwrite)
+        return y, LayerState(conv, ssm)
 
 
 def projected_size(config: ConnectorConfig | LanguageConfig) -> int:
@@ -108,11 +101,10 @@ class Mamba2Layer(nn.Module):
 
     def step(self, x: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState]:
         """One step of the same: x (b, d_model) → the same shape, state."""
-        dtype = self.in_proj.weight.dtype
-        projected = self.in_proj(self.norm(x).to(dtype))  # (b, d_projected)
+        projected = self.in_proj(self.norm.step(x))  # (b, d_projected)
         y, state = self.scan.step(projected, state, overwrite)
-        y = self.gated_norm(y, projected[..., : y.shape[-1]])
-        return x + self.out_proj(y.to(dtype)), state
+        y = self.gated_norm.step(y, projected[..., : y.shape[-1]])
+        return x + self.out_proj(y), state
 
 
 @dataclass(frozen=True)

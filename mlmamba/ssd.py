@@ -1,5 +1,7 @@
 """The state space of Mamba-2, three ways: chunked (prefill), one step (decode), and what a scan was (`Scan`).
 
+With the convolution before it and the norm after it, all in plain PyTorch; `mlmamba.backend` may pick faster forms.
+
 Glossary, here and in every file that follows (paper's sign in brackets):
 
     b  batch          l  length            h  heads           p  head_dim
@@ -104,6 +106,28 @@ def ssd_step(
     return torch.addcmul(y, x, D[:, None]), state
 
 
+def rates(dt: Tensor, dt_bias: Tensor, A_log: Tensor) -> tuple[Tensor, Tensor]:
+    """Δ = softplus(dt + bias) and A = -exp(A_log), in float32."""
+    return F.softplus(dt.float() + dt_bias.float()), -torch.exp(A_log.float())
+
+
+def selective_step(
+    projected: Tensor, conv_weight: Tensor, conv_bias: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor,
+    conv: Tensor, ssm: Tensor, overwrite: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """One token of a whole selective scan: the convolution's step, Δ and A, the recurrence's step.
+
+    projected (b, d_projected) to (z, x, B, C, Δ), conv (b, width-1, d_inner + 2n), ssm (b, h, p, n) → y (b, d_inner) in
+    float32, before gate and norm, and both states after it; with `overwrite` they are written over those passed in.
+    """
+    h, p, n = ssm.shape[1:]
+    _, xBC, dt = projected.split_with_sizes([h * p, h * p + 2 * n, h], dim=-1)
+    xBC, conv = causal_conv_step(xBC, conv_weight, conv_bias, conv, overwrite)
+    x, B, C = xBC.split_with_sizes([h * p, n, n], dim=-1)
+    y, ssm = ssd_step(x.unflatten(-1, (h, p)), *rates(dt, dt_bias, A_log), B, C, D.float(), ssm, overwrite)
+    return y.flatten(-2), conv, ssm
+
+
 def ssd_recurrence(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -138,3 +162,11 @@ def causal_conv_step(
     y = F.silu((seen * weight.T).sum(1) + bias)
     after = seen[:, 1:]
     return y, state.copy_(after) if overwrite else after
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, gate: Tensor | None = None) -> Tensor:
+    """x / rms(x) * weight over the last dimension, in float32; with a gate, of x * silu(gate)."""
+    x = x.float()
+    if gate is not None:
+        x = x * F.silu(gate.float())
+    return F.rms_norm(x, (x.shape[-1],), weight.float(), eps)
