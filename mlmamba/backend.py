@@ -26,7 +26,7 @@ class Kernels(NamedTuple):
     name: str
     scan: Callable[..., tuple[Tensor, Tensor]]  # ssd
     conv: Callable[..., tuple[Tensor, Tensor]]  # causal_conv
-    step: Callable[..., tuple[Tensor, Tensor, Tensor]]  # selective_step
+    step: Callable[..., Tensor]  # selective_step
     norm: Callable[..., Tensor]  # rms_norm, of one token
 
 

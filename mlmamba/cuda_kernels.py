@@ -65,4 +65,4 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -
     width = weight.shape[-1]
     before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
     y = causal_conv1d_fn(x.mT, weight, bias, initial_states=before.mT, activation="silu").mT
-    return y, torch.cat([before, x], dim=1)[:, 1 - width :]
+    return y, torch.cat([before, x[:, 1 - width :]], dim=1)[:, 1 - width :].clone()

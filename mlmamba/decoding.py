@@ -64,8 +64,7 @@ def choose(logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
 class Decoding(Protocol):
     """One answer on its way."""
 
-    @property
-    def state(self) -> Any: ...
+    state: Any
 
     def __iter__(self) -> Iterator[int]: ...
 
@@ -92,23 +91,21 @@ class AnswerAlone:
     """One answer, computed while it is iterated over."""
 
     def __init__(self, language_model: Any, output: LanguageOutput, wish: Wish):
-        self.language_model, self.output, self.wish = language_model, output, wish
-
-    @property
-    def state(self) -> Any:
-        return self.output.state
+        self.language_model, self.wish = language_model, wish
+        self.logits, self.state = output.logits[0, -1], output.state
 
     def __iter__(self) -> Iterator[int]:
         lm, said = self.language_model, 0
+        with torch.inference_mode():
+            step, self.state = lm.stepper(), lm.repeat(self.state, 1)  # the prompt's own stays as it was
         while True:
-            token = self.wish.choose(self.output.logits[0, -1])
+            token = self.wish.choose(self.logits)
             said += 1
             yield token
             if self.wish.over(token, said):
                 return
             with torch.inference_mode():
-                ids = torch.tensor([[token]], device=self.output.logits.device)
-                self.output = lm(lm.embed(ids), self.output.state)
+                self.logits = step(torch.tensor([[token]], device=self.logits.device), self.state)[0, -1]
 
     def end(self) -> list[int]:
         return []
@@ -124,7 +121,7 @@ class Steps:
     @torch.inference_mode()
     def __init__(self, language_model: LanguageModel, seats: int, words: int):
         like = language_model.embedding.weight
-        self.language_model = language_model
+        self.step = language_model.stepper()
         self.state = language_model.empty(seats)
         self.tokens = torch.zeros(seats, 1, dtype=torch.long, device=like.device)
         self.logits = torch.zeros(seats, words, device=like.device)
@@ -156,9 +153,7 @@ class Steps:
 
     def _advance(self) -> None:
         """Every seat reads its token and chooses the next."""
-        lm = self.language_model
-        output = lm(lm.embed(self.tokens), self.state, overwrite=True)
-        self.logits.copy_(output.logits[:, -1, : self.logits.shape[1]])
+        self.logits.copy_(self.step(self.tokens, self.state)[:, -1, : self.logits.shape[1]])
         self.tokens.copy_(choose(self.logits, self.temperature, self.noise)[:, None])
 
 

@@ -1,8 +1,8 @@
-"""Mamba-2: the selective scan of one direction, the block around it, and the language model."""
+"""Mamba-2: the selective scan of one direction, the block around it, the language model, and its steps."""
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mlmamba.backend import kernels_for
 from mlmamba.config import ConnectorConfig, LanguageConfig
-from mlmamba.ssd import Scan, rates, rms_norm
+from mlmamba.ssd import Scan, rms_norm
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        return rms_norm(x, self.weight, self.eps, gate)
-
-    def step(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        """The same for one token, in the weights' dtype, as the projection that follows takes it."""
-        return kernels_for(x.device.type).norm(x, self.weight, self.eps, gate).to(self.weight.dtype)
+        return rms_norm(x, self.weight, self.eps, torch.float32, gate)
 
 
 class SelectiveScan(nn.Module):
@@ -55,6 +51,11 @@ class SelectiveScan(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.heads))
 
+    @property
+    def A(self) -> Tensor:
+        """Decay rates (h,), negative, in float32."""
+        return -torch.exp(self.A_log.float())
+
     def forward(self, projected: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState, Scan]:
         """projected: (b, l, d_projected) in scan order → y (b, l, d_inner) before gate and norm, state, scan."""
         h, p, n = self.heads, self.head_dim, self.d_state
@@ -63,16 +64,9 @@ class SelectiveScan(nn.Module):
         xBC, conv = kernels.conv(xBC, self.conv_weight, self.conv_bias, state.conv if state else None)
         x, B, C = xBC.split_with_sizes([h * p, n, n], dim=-1)
         x, gate = x.unflatten(-1, (h, p)), gate.unflatten(-1, (h, p))
-        (dt, A), D = rates(dt, self.dt_bias, self.A_log), self.D.float()
+        dt, A, D = F.softplus(dt.float() + self.dt_bias.float()), self.A, self.D.float()
         y, ssm = kernels.scan(x, dt, A, B, C, D, state.ssm if state else None)
         return y.flatten(-2), LayerState(conv, ssm), Scan(x, dt, A, B, C, D, gate)
-
-    def step(self, projected: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState]:
-        """One step of the same: projected (b, d_projected) → y (b, d_inner), state."""
-        weights = self.conv_weight, self.conv_bias, self.dt_bias, self.A_log, self.D
-        step = kernels_for(projected.device.type).step
-        y, conv, ssm = step(projected, *weights, state.conv, state.ssm, overwrite)
-        return y, LayerState(conv, ssm)
 
 
 def projected_size(config: ConnectorConfig | LanguageConfig) -> int:
@@ -98,13 +92,6 @@ class Mamba2Layer(nn.Module):
         y, state, scan = self.scan(projected, state)
         y = self.gated_norm(y, projected[..., : y.shape[-1]])
         return x + self.out_proj(y.to(dtype)), state, scan
-
-    def step(self, x: Tensor, state: LayerState, overwrite: bool = False) -> tuple[Tensor, LayerState]:
-        """One step of the same: x (b, d_model) → the same shape, state."""
-        projected = self.in_proj(self.norm.step(x))  # (b, d_projected)
-        y, state = self.scan.step(projected, state, overwrite)
-        y = self.gated_norm.step(y, projected[..., : y.shape[-1]])
-        return x + self.out_proj(y), state
 
 
 @dataclass(frozen=True)
@@ -145,27 +132,14 @@ class LanguageModel(nn.Module):
         *,
         scans: tuple[int, ...] = (),
         last_only: bool = False,
-        overwrite: bool = False,
     ) -> LanguageOutput:
-        """Read embeds (b, l, d_model), going on from `state`; `last_only` gives logits of the last position alone.
-
-        One token after a state is a step of the recurrence, unless its scans are asked for. With `overwrite` the new
-        state of such a step is written over `state`, which saves its copies.
-        """
+        """Read embeds (b, l, d_model), going on from `state`; `last_only` gives logits of the last position alone."""
         x, states, kept = embeds.float(), [], {}
-        layer: Any
-        if state is not None and x.shape[1] == 1 and not scans:
-            x = x[:, 0]
-            for layer, before in zip(self.layers, state, strict=True):
-                x, layer_state = layer.step(x, before, overwrite)
-                states.append(layer_state)
-            x = x[:, None]
-        else:
-            for i, layer in enumerate(self.layers):
-                x, layer_state, scan = layer(x, state[i] if state else None)
-                states.append(layer_state)
-                if i in scans:
-                    kept[i] = scan
+        for i, layer in enumerate(self.layers):
+            x, layer_state, scan = layer(x, state[i] if state else None)
+            states.append(layer_state)
+            if i in scans:
+                kept[i] = scan
         hidden = self.norm_f(x)
         logits = self.head(hidden[:, -1:] if last_only else hidden)
         return LanguageOutput(hidden, logits, tuple(states), kept)
@@ -174,6 +148,10 @@ class LanguageModel(nn.Module):
         """Logits in float32 through the tied embedding: (..., d_model) → (..., vocab)."""
         weight = self.embedding.weight
         return F.linear(hidden.to(weight.dtype), weight).float()
+
+    def stepper(self) -> "Stepper":
+        """What goes on from a state, token by token."""
+        return Stepper(self)
 
     def empty(self, b: int) -> State:
         """The states of `b` sequences of which nothing was read yet."""
@@ -192,3 +170,49 @@ class LanguageModel(nn.Module):
     def repeat(state: State, k: int) -> State:
         """The state of each sequence, k times: (b, …) → (b * k, …)."""
         return tuple(LayerState(s.conv.repeat_interleave(k, 0), s.ssm.repeat_interleave(k, 0)) for s in state)
+
+
+class StepWeights(NamedTuple):
+    """A layer's weights as a step takes them: its two projections in their dtype, the others in float32."""
+
+    norm: Tensor
+    in_proj: Tensor
+    scan: tuple[Tensor, ...]  # of `ssd.selective_step`
+    gated_norm: Tensor
+    out_proj: Tensor
+
+    @classmethod
+    def of(cls, layer: Mamba2Layer) -> "StepWeights":
+        scan = layer.scan
+        D = scan.D.repeat_interleave(scan.head_dim)
+        parts = scan.conv_weight.T.contiguous(), scan.conv_bias, scan.dt_bias, scan.A, D
+        norms = layer.norm.weight.float(), layer.gated_norm.weight.float()
+        scanning = tuple(part.float() for part in parts)
+        return cls(norms[0], layer.in_proj.weight, scanning, norms[1], layer.out_proj.weight)
+
+
+class Stepper:
+    """A language model one token at a time, by the recurrence: what `forward` computes, on weights made ready once.
+
+    It does not see what becomes of the model's weights later. To be used without gradients.
+    """
+
+    @torch.no_grad()
+    def __init__(self, lm: LanguageModel):
+        self.embedding, self.eps = lm.embedding.weight, lm.config.norm_eps
+        kernels = kernels_for(self.embedding.device.type)
+        self.norm, self.step = kernels.norm, kernels.step
+        layers: Any = lm.layers
+        self.layers = [StepWeights.of(layer) for layer in layers]
+        self.last_norm = lm.norm_f.weight.float()
+
+    def __call__(self, ids: Tensor, state: State) -> Tensor:
+        """ids (b, 1) → logits (b, 1, vocab) in float32; `state` is written over."""
+        norm, step, eps, dtype = self.norm, self.step, self.eps, self.embedding.dtype
+        x = F.embedding(ids[:, 0], self.embedding).float()
+        for layer, carried in zip(self.layers, state, strict=True):
+            projected = F.linear(norm(x, layer.norm, eps, dtype), layer.in_proj)  # (b, d_projected)
+            y = step(projected, *layer.scan, carried.conv, carried.ssm)
+            gated = norm(y, layer.gated_norm, eps, dtype, projected[:, : y.shape[1]])
+            x = x + F.linear(gated, layer.out_proj)
+        return F.linear(norm(x, self.last_norm, eps, dtype), self.embedding).float()[:, None]

@@ -90,44 +90,6 @@ def ssd(
     return y + skip, state
 
 
-def ssd_step(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, overwrite: bool = False
-) -> tuple[Tensor, Tensor]:
-    """One step of the recurrence: x (b, h, p), dt (b, h), B and C (b, n), state (b, h, p, n) → y, new state.
-
-    The state passed in is left as it was, so that kept states never alias; with `overwrite` it becomes the new one.
-    """
-    b, h, p, n = state.shape
-    x, dt, B, C = (t.float() for t in (x, dt, B, C))
-    state = torch.mul(state, (dt * A).exp()[..., None, None], out=state if overwrite else None)
-    fed = (x * dt[..., None]).reshape(b * h, p, 1), B[:, None].expand(b, h, n).reshape(b * h, 1, n)
-    state.view(b * h, p, n).baddbmm_(*fed)
-    y = (state.view(b, h * p, n) @ C[..., None]).view(b, h, p)
-    return torch.addcmul(y, x, D[:, None]), state
-
-
-def rates(dt: Tensor, dt_bias: Tensor, A_log: Tensor) -> tuple[Tensor, Tensor]:
-    """Δ = softplus(dt + bias) and A = -exp(A_log), in float32."""
-    return F.softplus(dt.float() + dt_bias.float()), -torch.exp(A_log.float())
-
-
-def selective_step(
-    projected: Tensor, conv_weight: Tensor, conv_bias: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor,
-    conv: Tensor, ssm: Tensor, overwrite: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """One token of a whole selective scan: the convolution's step, Δ and A, the recurrence's step.
-
-    projected (b, d_projected) to (z, x, B, C, Δ), conv (b, width-1, d_inner + 2n), ssm (b, h, p, n) → y (b, d_inner) in
-    float32, before gate and norm, and both states after it; with `overwrite` they are written over those passed in.
-    """
-    h, p, n = ssm.shape[1:]
-    _, xBC, dt = projected.split_with_sizes([h * p, h * p + 2 * n, h], dim=-1)
-    xBC, conv = causal_conv_step(xBC, conv_weight, conv_bias, conv, overwrite)
-    x, B, C = xBC.split_with_sizes([h * p, n, n], dim=-1)
-    y, ssm = ssd_step(x.unflatten(-1, (h, p)), *rates(dt, dt_bias, A_log), B, C, D.float(), ssm, overwrite)
-    return y.flatten(-2), conv, ssm
-
-
 def ssd_recurrence(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -135,12 +97,14 @@ def ssd_recurrence(
 
     Returns y (b, l, h, p) and every state, (b, l, h, p, n).
     """
+    x, dt, B, C = (t.float() for t in (x, dt, B, C))
     b, length, h, p = x.shape
-    state = x.new_zeros(b, h, p, B.shape[-1], dtype=torch.float32) if state is None else state
+    state = x.new_zeros(b, h, p, B.shape[-1]) if state is None else state
     ys, states = [], []
     for t in range(length):
-        y, state = ssd_step(x[:, t], dt[:, t], A, B[:, t], C[:, t], D, state)
-        ys.append(y)
+        decay = (dt[:, t] * A).exp()[..., None, None]
+        state = decay * state + (dt[:, t, :, None] * x[:, t])[..., None] * B[:, t, None, None]
+        ys.append((state * C[:, t, None, None]).sum(-1) + D[:, None] * x[:, t])
         states.append(state)
     return torch.stack(ys, dim=1), torch.stack(states, dim=1)
 
@@ -151,22 +115,36 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = 
     before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
     seen = torch.cat([before, x], dim=1)
     y = F.conv1d(seen.mT, weight[:, None], bias, groups=weight.shape[0]).mT
-    return F.silu(y), seen[:, 1 - width :]
+    return F.silu(y), seen[:, 1 - width :].clone()  # a view would keep all of `seen`
 
 
-def causal_conv_step(
-    x: Tensor, weight: Tensor, bias: Tensor, state: Tensor, overwrite: bool = False
-) -> tuple[Tensor, Tensor]:
-    """`causal_conv` of one input x (b, d); with `overwrite` the new state is written over the one passed in."""
-    seen = torch.cat([state.to(x.dtype), x[:, None]], dim=1)
-    y = F.silu((seen * weight.T).sum(1) + bias)
-    after = seen[:, 1:]
-    return y, state.copy_(after) if overwrite else after
+def selective_step(
+    projected: Tensor, conv_weight: Tensor, conv_bias: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor,
+    conv: Tensor, ssm: Tensor,
+) -> Tensor:  # fmt: skip
+    """One token of a whole selective scan: the convolution's step, Δ, and the recurrence's step, in float32.
+
+    projected (b, d_projected) to (z, x, B, C, Δ) → y (b, d_inner) before gate and norm. The states conv (b, width-1,
+    d_inner + 2n) and ssm (b, h, p, n) are written over. conv_weight (width, d_inner + 2n) and D (d_inner) are laid out
+    so that few operations do: on a CPU, too, their number is what a token costs.
+    """
+    b, h, p, n = ssm.shape
+    _, xBC, dt = projected.float().split_with_sizes([h * p, h * p + 2 * n, h], dim=-1)
+    seen = torch.cat([conv, xBC[:, None]], dim=1)
+    conv.copy_(seen[:, 1:])
+    xBC = F.silu((seen * conv_weight).sum(1).add_(conv_bias), inplace=True)
+    x, B, C = xBC.split_with_sizes([h * p, n, n], dim=-1)
+    dt = F.softplus(dt + dt_bias)
+    ssm.mul_((dt * A).exp_()[..., None, None])
+    fed = x.view(b, h, p) * dt[..., None]
+    state = ssm.view(b, h * p, n).baddbmm_(fed.view(b, h * p, 1), B[:, None])
+    y = torch.bmm(state, C[..., None]).view(b, h * p)
+    return torch.addcmul(y, x, D)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, gate: Tensor | None = None) -> Tensor:
-    """x / rms(x) * weight over the last dimension, in float32; with a gate, of x * silu(gate)."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, gate: Tensor | None = None) -> Tensor:
+    """x / rms(x) * weight over the last dimension, computed in float32; with a gate, of x * silu(gate)."""
     x = x.float()
     if gate is not None:
         x = x * F.silu(gate.float())
-    return F.rms_norm(x, (x.shape[-1],), weight.float(), eps)
+    return F.rms_norm(x, (x.shape[-1],), weight.float(), eps).to(dtype)

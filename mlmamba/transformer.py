@@ -1,6 +1,7 @@
 """The rival in the race: a decoder of `transformers` in Mamba-2's place, with its own cache and attention."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -49,6 +50,10 @@ class Transformer(nn.Module):
         cache = DynamicCache(config=self.decoder.config) if state is None else fork(state)
         hidden = self.decoder(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
         return LanguageOutput(hidden, self.head(hidden[:, -1:] if last_only else hidden), cache, {})
+
+    def stepper(self) -> Callable[[Tensor, Cache], Tensor]:
+        """What goes on from a cache, token by token."""
+        return self.go_on
 
     def go_on(self, ids: Tensor, cache: Cache) -> Tensor:
         """Logits after ids (b, l), which are written to the cache itself; of `transformers`, of any kind."""

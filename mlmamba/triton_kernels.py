@@ -22,12 +22,12 @@ def _conv_step(x, weight, bias, state, y, channels, x_stride, WIDTH: tl.constexp
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = channel < channels
     new = tl.load(x + b * x_stride + channel, inside, 0.0)
-    total = tl.load(bias + channel, inside, 0.0).to(tl.float32)
-    total += tl.load(weight + channel * WIDTH + (WIDTH - 1), inside, 0.0).to(tl.float32) * new.to(tl.float32)
+    total = tl.load(bias + channel, inside, 0.0)
+    total += tl.load(weight + (WIDTH - 1) * channels + channel, inside, 0.0) * new.to(tl.float32)
     place = state + b * (WIDTH - 1) * channels + channel
     for k in tl.static_range(WIDTH - 1):
         held = tl.load(place + k * channels, inside, 0.0)
-        total += tl.load(weight + channel * WIDTH + k, inside, 0.0).to(tl.float32) * held.to(tl.float32)
+        total += tl.load(weight + k * channels + channel, inside, 0.0) * held.to(tl.float32)
         if k > 0:
             tl.store(place + (k - 1) * channels, held, inside)
     tl.store(place + (WIDTH - 2) * channels, new, inside)
@@ -36,7 +36,7 @@ def _conv_step(x, weight, bias, state, y, channels, x_stride, WIDTH: tl.constexp
 
 @triton.jit
 def _ssd_step(
-    xBC, dt, dt_bias, A_log, D, state, y, dt_stride, h, p, n, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    xBC, dt, dt_bias, A, D, state, y, dt_stride, h, p, n, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
     """One program: ROWS of the state (p, n) of one head of a sequence."""
     b, head = tl.program_id(0), tl.program_id(1)
@@ -45,19 +45,19 @@ def _ssd_step(
     is_row, is_column = row < p, column < n
     inside = is_row[:, None] & is_column[None, :]
     # Δ = softplus; log(1 + e) as Kahan has it, since 1 + e loses digits of a small e
-    raw = tl.load(dt + b * dt_stride + head).to(tl.float32) + tl.load(dt_bias + head).to(tl.float32)
+    raw = tl.load(dt + b * dt_stride + head).to(tl.float32) + tl.load(dt_bias + head)
     e = tl.exp(tl.minimum(raw, 20.0))
     u = 1 + e
     delta = tl.where(raw > 20, raw, tl.where(u == 1, e, tl.log(u) * (e / tl.where(u == 1, 1.0, u - 1))))
-    decay = tl.exp(-delta * tl.exp(tl.load(A_log + head).to(tl.float32)))
+    decay = tl.exp(delta * tl.load(A + head))
     start = xBC + b * (h * p + 2 * n)
-    x = tl.load(start + head * p + row, is_row, 0.0).to(tl.float32)
-    B = tl.load(start + h * p + column, is_column, 0.0).to(tl.float32)
-    C = tl.load(start + h * p + n + column, is_column, 0.0).to(tl.float32)
+    x = tl.load(start + head * p + row, is_row, 0.0)
+    B = tl.load(start + h * p + column, is_column, 0.0)
+    C = tl.load(start + h * p + n + column, is_column, 0.0)
     place = state + ((b * h + head) * p + row)[:, None] * n + column[None, :]
     H = tl.load(place, inside, 0.0) * decay + (x * delta)[:, None] * B[None, :]
     tl.store(place, H, inside)
-    read = tl.sum(H * C[None, :], axis=1) + tl.load(D + head).to(tl.float32) * x
+    read = tl.sum(H * C[None, :], axis=1) + tl.load(D + head * p + row, is_row, 0.0) * x
     tl.store(y + (b * h + head) * p + row, read, is_row)
 
 
@@ -69,52 +69,48 @@ def _rms_norm(
     row = tl.program_id(0)
     channel = tl.arange(0, BLOCK)
     inside = channel < d
-    value = tl.load(x + row * d + channel, inside, 0.0).to(tl.float32)
+    value = tl.load(x + row * d + channel, inside, 0.0)
     if GATED:
         z = tl.load(gate + row * gate_stride + channel, inside, 0.0).to(tl.float32)
         value *= z / (1 + tl.exp(-z))
     value *= tl.rsqrt(tl.sum(value * value) / d + eps)
-    tl.store(y + row * d + channel, value * tl.load(weight + channel, inside, 0.0).to(tl.float32), inside)
+    tl.store(y + row * d + channel, value * tl.load(weight + channel, inside, 0.0), inside)
 
 
 def step(
-    projected: Tensor, conv_weight: Tensor, conv_bias: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor,
-    conv: Tensor, ssm: Tensor, overwrite: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`ssd.selective_step` in two launches."""
+    projected: Tensor, conv_weight: Tensor, conv_bias: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor,
+    conv: Tensor, ssm: Tensor,
+) -> Tensor:  # fmt: skip
+    """`ssd.selective_step` in two launches; `projected` may have any dtype."""
+    if not (conv.is_contiguous() and ssm.is_contiguous()):
+        raise ValueError("A step writes over its states; they have to be contiguous.")
     b, h, p, n = ssm.shape
-    width, channels = conv_weight.shape[1], h * p + 2 * n
-    if not overwrite:
-        conv, ssm = conv.clone(), ssm.clone()
-    projected = projected.contiguous()
+    width, channels = conv_weight.shape
     xBC, dt = projected[:, h * p :], projected[:, h * p + channels :]
-    convolved, y = ssm.new_empty(b, channels), ssm.new_empty(b, h * p)
-    stride = projected.stride(0)
-    with torch.accelerator.device_index(projected.device.index):
+    convolved, y, stride = ssm.new_empty(b, channels), ssm.new_empty(b, h * p), projected.stride(0)
+    with torch.accelerator.device_index(ssm.device.index):
         _conv_step[b, triton.cdiv(channels, CHANNELS)](
             xBC, conv_weight, conv_bias, conv, convolved, channels, stride, WIDTH=width, BLOCK=CHANNELS
         )
         _ssd_step[b, h, triton.cdiv(p, ROWS)](
-            convolved, dt, dt_bias, A_log, D, ssm, y, stride, h, p, n,
-            ROWS=ROWS, COLUMNS=triton.next_power_of_2(n),
-        )  # fmt: skip
-    return y, conv, ssm
+            convolved, dt, dt_bias, A, D, ssm, y, stride, h, p, n, ROWS=ROWS, COLUMNS=triton.next_power_of_2(n)
+        )
+    return y
 
 
-def norm(x: Tensor, weight: Tensor, eps: float, gate: Tensor | None = None) -> Tensor:
-    """`ssd.rms_norm` of x (b, d), in one launch; the result has the weight's dtype."""
-    x = x.contiguous()
+def norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, gate: Tensor | None = None) -> Tensor:
+    """`ssd.rms_norm` of x (b, d), in one launch; x and weight are float32, the gate may have any dtype."""
     b, d = x.shape
-    y = torch.empty_like(x, dtype=weight.dtype)
+    y = torch.empty_like(x, dtype=dtype)
+    stride = 0 if gate is None else gate.stride(0)
     with torch.accelerator.device_index(x.device.index):
         _rms_norm[b,](
-            x, weight, x if gate is None else gate, y, d, 0 if gate is None else gate.stride(0), eps,
-            GATED=gate is not None, BLOCK=triton.next_power_of_2(d), num_warps=8,
-        )  # fmt: skip
+            x, weight, gate, y, d, stride, eps, GATED=gate is not None, BLOCK=triton.next_power_of_2(d), num_warps=8
+        )
     return y
 
 
 def try_out(device_type: str) -> None:
     """Launch a kernel. Raises what Triton raises where it can't: it wants a C compiler, for instance."""
     one = torch.ones(1, 1, device=device_type)
-    norm(one, one[0], 1e-5)
+    norm(one, one[0], 1e-5, one.dtype)

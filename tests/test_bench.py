@@ -170,16 +170,22 @@ def sides(small) -> tuple[OurRunner, OurRunner]:
 
 
 @pytest.mark.parametrize("context", [None, 64, 300])
-def test_both_sides_read_and_say_as_many_tokens(sides, context, monkeypatch):
+def test_both_sides_read_and_say_as_many_tokens(small, context, monkeypatch):
+    sides = OurRunner(small[0], "ML-Mamba", "csm"), OurRunner(small[1], "twin")
     lengths: dict[str, list[int]] = {}
     for runner in sides:
-        model, forward = runner.model.language_model, type(runner.model.language_model).forward
+        model, told = runner.model.language_model, lengths.setdefault(runner.name, [])
 
-        def counted(embeds, *args, name=runner.name, model=model, forward=forward, **options):
-            lengths.setdefault(name, []).append(embeds.shape[1])
-            return forward(model, embeds, *args, **options)
+        def counted(compute, told=told):
+            def count(read, *args, **options):
+                told.append(read.shape[1])
+                return compute(read, *args, **options)
 
-        monkeypatch.setattr(model, "forward", counted)
+            return count
+
+        step = counted(model.stepper())
+        monkeypatch.setattr(model, "forward", counted(model.forward))
+        monkeypatch.setattr(model, "stepper", lambda step=step: step)
     *_, end = race.run(sides, PICTURE, "Is there a dog?", tokens=6, context=context, repeats=1)
     assert lengths["ML-Mamba"] == lengths["twin"]
     read = lengths["twin"][0]

@@ -223,23 +223,30 @@ def test_memory_that_runs_out_is_told_and_the_next_question_is_answered(
 ):
     """While the picture is read or in mid-answer, decoding alone or with others; what the failed pass held is freed."""
     expected = model.chat(picture, "Is there a dog?")
-    lm, forward, held = model.language_model, model.language_model.forward, []
+    lm, held = model.language_model, []
     passes = itertools.count()
 
-    def failing(*args, **kwargs):
-        tensor = torch.zeros(1000)
-        held.append(weakref.ref(tensor))
-        if next(passes) == after + 1:
-            raise fault()
-        return forward(*args, **kwargs)
+    def failing(compute):
+        def fail(*args, **kwargs):
+            tensor = torch.zeros(1000)
+            held.append(weakref.ref(tensor))
+            if next(passes) == after + 1:
+                raise fault()
+            return compute(*args, **kwargs)
 
+        return fail
+
+    stepper, mending = lm.stepper(), pytest.MonkeyPatch()
+    mending.setattr(lm, "forward", failing(lm.forward))
+    mending.setattr(lm, "stepper", lambda: failing(stepper))
     decoder = Together(lm, seats, model.config.vocab_words) if seats else model.decoder
     monkeypatch.setattr(model, "decoder", decoder)
     conversation = model.start(picture)
-    monkeypatch.setattr(lm, "forward", failing)
     with pytest.raises(UserError, match="memory is full") as told:
         list(conversation.ask("What can you see?"))
-    monkeypatch.setattr(lm, "forward", forward)
+    mending.undo()
+    if seats:
+        decoder.steps.step = stepper
     assert conversation.turns == []
     if not seats:  # though the error is still held
         assert told.value.__context__ is not None

@@ -168,20 +168,14 @@ def test_words_are_drawn_as_often_as_their_probability_says():
     torch.testing.assert_close(counts / 20_000, torch.softmax(logits / 0.7, 0), atol=0.015, rtol=0)
 
 
-def test_a_step_that_overwrites_its_state_computes_the_same(lm):
-    first, second = (output.state for output in prompts(lm, 2))
-    state = tuple(
-        type(a)(torch.cat([a.conv, b.conv]), torch.cat([a.ssm, b.ssm])) for a, b in zip(first, second, strict=True)
-    )
-    ids = torch.tensor([[5], [6]])
-    with torch.inference_mode():
-        kept = lm(lm.embed(ids), state)
-        before = [layer.ssm.clone() for layer in state]
-        written = lm(lm.embed(ids), state, overwrite=True)
-    assert torch.equal(kept.logits, written.logits)
-    for old, own, new, given in zip(before, state, kept.state, written.state, strict=True):
-        assert given.ssm is own.ssm and given.conv is own.conv and not torch.equal(old, own.ssm)
-        assert torch.equal(own.ssm, new.ssm) and torch.equal(own.conv, new.conv)
+def test_an_answer_leaves_the_state_that_it_began_at(lm):
+    output = prompts(lm, 1)[0]
+    before = [(layer.conv.clone(), layer.ssm.clone()) for layer in output.state]
+    first = Alone(lm).start(output, wish(9))
+    said = list(first)
+    for (conv, ssm), layer, after in zip(before, output.state, first.state, strict=True):
+        assert torch.equal(conv, layer.conv) and torch.equal(ssm, layer.ssm) and not torch.equal(ssm, after.ssm)
+    assert list(Alone(lm).start(output, wish(9))) == said
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a graph can be recorded here")
@@ -278,10 +272,15 @@ def test_warming_up_does_whatever_an_answer_does(monkeypatch):
     """Reads with each connector, from nothing and from a state, and steps: all kernels that there are to tune."""
     model = mlmamba.load("tiny", device="cpu")
     lm, forward, done = model.language_model, LanguageModel.forward, []
+    step = lm.stepper()
 
     def noted(embeds, state=None, **how):
-        done.append((embeds.shape[1] > 1, state is not None))
+        done.append("goes on" if state else "reads")
         return forward(lm, embeds, state, **how)
+
+    def stepped(*given):
+        done.append("steps")
+        return step(*given)
 
     scanned, scan = [], type(model.connector).forward
 
@@ -290,9 +289,10 @@ def test_warming_up_does_whatever_an_answer_does(monkeypatch):
         return scan(model.connector, patches, grid, kind)
 
     monkeypatch.setattr(lm, "forward", noted)
+    monkeypatch.setattr(lm, "stepper", lambda: stepped)
     monkeypatch.setattr(model.connector, "forward", seen)
     model.warm_up()
-    assert scanned == ["bsm", "csm"] and set(done) == {(True, False), (True, True), (False, True)}
+    assert scanned == ["bsm", "csm"] and set(done) == {"reads", "goes on", "steps"}
     on_gpu = dataclasses.replace(model.backend, device=torch.device("meta"))
     monkeypatch.setattr(model, "backend", on_gpu)
     monkeypatch.setattr(model, "warm_up", lambda: done.append("warm"))

@@ -1,5 +1,7 @@
 """The language model against `transformers`' Mamba-2 with the same weights, and against itself in pieces."""
 
+import copy
+
 import pytest
 import torch
 from transformers import Mamba2Config, Mamba2ForCausalLM
@@ -67,25 +69,32 @@ def test_logits_are_those_of_transformers(ours, theirs, length):
 def test_greedy_decoding_is_that_of_transformers(ours, theirs):
     ids = torch.randint(0, 97, (1, 11), generator=torch.Generator().manual_seed(1))
     expected = theirs.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0, eos_token_id=None)[0, 11:]
-    output, said = ours(ours.embed(ids), last_only=True), []
+    output, step, said = ours(ours.embed(ids), last_only=True), ours.stepper(), []
+    logits = output.logits
     for _ in range(20):
-        said.append(int(output.logits[0, -1].argmax()))
-        output = ours(ours.embed(torch.tensor([[said[-1]]])), output.state)
+        said.append(int(logits[0, -1].argmax()))
+        logits = step(torch.tensor([[said[-1]]]), output.state)
     assert said == expected.tolist()
 
 
 def test_token_by_token_is_the_parallel_pass(ours):
-    embeds = ours.embed(torch.randint(0, 97, (2, 70)))
-    whole = ours(embeds)
-    state, logits = None, []
-    for t in range(embeds.shape[1]):
-        output = ours(embeds[:, t : t + 1], state)
-        state = output.state
-        logits.append(output.logits)
+    ids = torch.randint(0, 97, (2, 70))
+    whole, step, state = ours(ours.embed(ids)), ours.stepper(), ours.empty(2)
+    logits = [step(token[:, None], state) for token in ids.T]
     torch.testing.assert_close(torch.cat(logits, 1), whole.logits, atol=1e-4, rtol=1e-4)
     for one, other in zip(state, whole.state, strict=True):
         torch.testing.assert_close(one.ssm, other.ssm, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(one.conv, other.conv, atol=1e-4, rtol=1e-4)
+
+
+def test_steps_in_bfloat16_are_the_parallel_pass_but_for_rounding(ours):
+    half = copy.deepcopy(ours).bfloat16()
+    ids = torch.randint(0, 97, (2, 30))
+    step, state, exact = half.stepper(), half.empty(2), ours(ours.embed(ids)).logits
+    logits = torch.cat([step(token[:, None], state) for token in ids.T], 1)
+    # as far from float32 as the parallel pass is, whose rounding is no worse than a bfloat16's
+    apart = (half(half.embed(ids)).logits - exact).abs().mean()
+    assert (logits - exact).abs().mean() < 1.5 * apart < 0.05 * exact.abs().mean()
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 40, 64, 69])
@@ -102,8 +111,9 @@ def test_the_state_is_float32_and_as_large_after_any_length(ours):
     for length in (1, 50, 200):
         state = half(half.embed(torch.zeros(1, length, dtype=torch.long))).state
         assert all(layer.ssm.dtype == torch.float32 for layer in state)
-        sizes.add(LanguageModel.state_bytes(state))
-    assert len(sizes) == 1
+        kept = sum(t.untyped_storage().nbytes() for layer in state for t in (layer.conv, layer.ssm))
+        sizes |= {LanguageModel.state_bytes(state), kept}
+    assert len(sizes) == 1  # nor does it keep more than it shows
 
 
 def test_scans_come_for_the_layers_asked_for(ours):

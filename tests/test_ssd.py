@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlmamba.ssd import causal_conv, causal_conv_step, ssd, ssd_recurrence, ssd_step
+from mlmamba.ssd import causal_conv, selective_step, ssd, ssd_recurrence
 
 B, H, P, N = 2, 3, 4, 5
 
@@ -43,7 +43,7 @@ def test_chunked_scan_is_the_recurrence(length, carried):
     torch.testing.assert_close(final.double(), expected_state, atol=1e-4, rtol=1e-4)
 
 
-def test_steps_and_recurrence_are_the_same_scan():
+def test_the_reference_is_the_recurrence():
     given = inputs(20)
     expected_y, expected_state = by_hand(**given, state=torch.zeros(B, H, P, N))
     y, states = ssd_recurrence(**given)
@@ -52,11 +52,23 @@ def test_steps_and_recurrence_are_the_same_scan():
     assert states.shape == (B, 20, H, P, N)
 
 
-def test_a_step_leaves_the_state_that_it_was_given():
-    given, state = inputs(1), torch.randn(B, H, P, N)
-    before = state.clone()
-    ssd_step(given["x"][:, 0], given["dt"][:, 0], given["A"], given["B"][:, 0], given["C"][:, 0], given["D"], state)
-    assert torch.equal(state, before)
+def test_steps_of_a_whole_scan_are_convolution_and_recurrence():
+    """Token by token on states that are written over, against sums over all that came before."""
+    length, channels = 9, H * P + 2 * N
+    projected = torch.randn(B, length, H * P + channels + H)
+    weight, bias, dt_bias, D = torch.randn(4, channels), torch.randn(channels), torch.randn(H), torch.randn(H)
+    A, conv, ssm = -torch.rand(H), torch.randn(B, 3, channels), torch.randn(B, H, P, N)
+    seen = torch.cat([conv, projected[..., H * P : -H]], 1).double()
+    mixed = torch.stack([(seen[:, t : t + 4] * weight).sum(1) + bias for t in range(length)], 1)
+    mixed = mixed * mixed.sigmoid()
+    x = mixed[..., : H * P].reshape(B, length, H, P)
+    dt = torch.log1p(torch.exp(projected[..., -H:].double() + dt_bias))
+    expected_y, expected_state = by_hand(x, dt, A, mixed[..., H * P : -N], mixed[..., -N:], D, ssm)
+    for t in range(length):
+        y = selective_step(projected[:, t], weight, bias, dt_bias, A, D.repeat_interleave(P), conv, ssm)
+        torch.testing.assert_close(y.view(B, H, P).double(), expected_y[:, t], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ssm.double(), expected_state, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(conv.double(), seen[:, -3:])
 
 
 def test_a_strong_decay_gives_no_nan_and_gradients_stay_finite():
@@ -78,11 +90,4 @@ def test_convolution_is_causal_and_goes_on_from_its_state(cut):
     torch.testing.assert_close(whole.double(), F.silu(expected), atol=1e-5, rtol=1e-5)
     first, state = causal_conv(x[:, :cut], weight, bias)
     second, _ = causal_conv(x[:, cut:], weight, bias, state)
-    for i in range(cut, x.shape[1]):
-        before = state.clone()
-        y, after = causal_conv_step(x[:, i], weight, bias, state)
-        torch.testing.assert_close(y, whole[:, i])
-        assert torch.equal(state, before)
-        again, state = causal_conv_step(x[:, i], weight, bias, state, overwrite=True)
-        assert torch.equal(again, y) and torch.equal(state, after)
     torch.testing.assert_close(torch.cat([first, second], 1), whole, atol=1e-5, rtol=1e-5)

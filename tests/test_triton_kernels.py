@@ -19,42 +19,36 @@ torch.manual_seed(0)
 
 def case(b, h, p, n, dtype=torch.float32):
     channels = h * p + 2 * n
-    sizes = (b, h * p + channels + h), (channels, 4), (channels,), (h,), (h,), (h,), (b, 3, channels)
-    projected, weight, bias, dt_bias, A_log, D, conv = (torch.randn(*size, device=on).to(dtype) for size in sizes)
-    return projected, weight, bias, dt_bias, A_log, D, conv, torch.randn(b, h, p, n, device=on)
+    sizes = (b, h * p + channels + h), (4, channels), (channels,), (h,), (h,), (h * p,), (b, 3, channels), (b, h, p, n)
+    projected, weight, bias, dt_bias, A, D, conv, ssm = (torch.randn(*size, device=on) for size in sizes)
+    return projected.to(dtype), weight, bias, dt_bias, -A.exp(), D, conv.to(dtype), ssm
 """
 PLAIN = """
 for b, h, p, n in ((1, 8, 64, 128), (3, 5, 24, 20)):
-    given = case(b, h, p, n)
-    before = [tensor.clone() for tensor in given]
-    for got, expected in zip(fast.step(*given), ssd.selective_step(*given), strict=True):
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-5)
-    assert all(map(torch.equal, given, before))
-    *rest, conv, ssm = given
-    expected = ssd.selective_step(*given)
-    y, after, state = fast.step(*given, overwrite=True)
-    assert after is conv and state is ssm
-    for got, expected in zip((y, conv, ssm), expected, strict=True):
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-5)
-
-    # in bfloat16 as exact as its inputs: what float32 makes of them
-    given = case(b, h, p, n, torch.bfloat16)
-    for got, expected in zip(fast.step(*given), ssd.selective_step(*(t.float() for t in given)), strict=True):
-        torch.testing.assert_close(got.float(), expected, atol=1e-3, rtol=1e-5)
+    for dtype in (torch.float32, torch.bfloat16):
+        given = case(b, h, p, n, dtype)
+        again = [tensor.clone() for tensor in given]
+        y, expected = fast.step(*given), ssd.selective_step(*again)
+        torch.testing.assert_close(y, expected, atol=1e-4, rtol=1e-5)
+        for got, expected in zip(given, again, strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-5)
 
     # a Δ that is nearly shut keeps its digits: all that a fresh state holds is Δ x B
-    *most, ssm = case(b, h, p, n)
     for closed in (-30.0, -16.0, -12.0, -8.0, 25.0):
-        most[3].fill_(closed)
-        given = *most, torch.zeros_like(ssm)
-        torch.testing.assert_close(fast.step(*given)[2], ssd.selective_step(*given)[2], atol=0, rtol=2e-4)
+        given = case(b, h, p, n)
+        given[3].fill_(closed)
+        given[-1].zero_()
+        again = [tensor.clone() for tensor in given]
+        fast.step(*given), ssd.selective_step(*again)
+        torch.testing.assert_close(given[-1], again[-1], atol=0, rtol=2e-4)
 
     x, weight, wide = torch.randn(b, h * p), torch.randn(h * p), torch.randn(b, 3 * h * p)
     x, weight, gate = x.to(on), weight.to(on), wide.to(on)[:, p : p + h * p]
-    for gated in (None, gate):
-        torch.testing.assert_close(fast.norm(x, weight, 1e-5, gated), ssd.rms_norm(x, weight, 1e-5, gated))
-        exact = ssd.rms_norm(x, weight.bfloat16().float(), 1e-5, gated)
-        torch.testing.assert_close(fast.norm(x, weight.bfloat16(), 1e-5, gated), exact.bfloat16(), atol=0, rtol=1e-2)
+    for gated in (None, gate, gate.bfloat16()):
+        given = x, weight, 1e-5, torch.float32, gated
+        torch.testing.assert_close(fast.norm(*given), ssd.rms_norm(*given))
+        given = x, weight, 1e-5, torch.bfloat16, gated
+        torch.testing.assert_close(fast.norm(*given), ssd.rms_norm(*given), atol=0, rtol=1e-2)
 print("same as plain PyTorch")
 """
 UPDATE = """
@@ -64,14 +58,14 @@ if on == "cpu":
     torch.cuda.device = lambda *_: contextlib.nullcontext()
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 b, h, p, n = 2, 4, 16, 16
-projected, weight, bias, dt_bias, A_log, D, conv, ssm = case(b, h, p, n)
-y, _, state = fast.step(projected, weight, bias, dt_bias, A_log, D, conv, ssm)
-seen = torch.cat([conv, projected[:, None, h * p : -h]], 1)
-mixed = torch.nn.functional.silu((seen * weight.T).sum(1) + bias)
+projected, weight, bias, dt_bias, A, D, conv, ssm = case(b, h, p, n)
+seen, state = torch.cat([conv, projected[:, None, h * p : -h]], 1), ssm.clone()
+y = fast.step(projected, weight, bias, dt_bias, A, D, conv, state)
+mixed = torch.nn.functional.silu((seen * weight).sum(1) + bias)
 x, B, C = mixed[:, : h * p].view(b, h, p), mixed[:, None, h * p : -n], mixed[:, None, -n:]
 per_head = lambda t: t[..., None].expand(*t.shape, p)
 expected = selective_state_update(
-    ssm, x, per_head(projected[:, -h:]), -per_head(A_log.exp())[..., None].expand(h, p, n), B, C, D=per_head(D),
+    ssm, x, per_head(projected[:, -h:]), per_head(A)[..., None].expand(h, p, n), B, C, D=D.view(h, p),
     dt_bias=per_head(dt_bias), dt_softplus=True,
 )
 torch.testing.assert_close(y.view(b, h, p), expected, atol=1e-4, rtol=1e-4)
@@ -90,11 +84,10 @@ ids = torch.randint(104, (2, 9), device=on)
 with torch.inference_mode():
     expected = theirs(ids).logits
     output = lm(lm.embed(ids[:, :4]))
-    state = mamba2.LanguageModel.repeat(output.state, 1)
+    step = lm.stepper()
     for i in range(4, 9):
-        output = lm(lm.embed(ids[:, i : i + 1]), state, overwrite=True)
-        torch.testing.assert_close(output.logits[:, 0], expected[:, i], atol=1e-4, rtol=1e-4)
-        assert output.state[0].ssm is state[0].ssm
+        logits = step(ids[:, i : i + 1], output.state)
+        torch.testing.assert_close(logits[:, 0], expected[:, i], atol=1e-4, rtol=1e-4)
 print("same as transformers")
 """
 COMPILED = """
@@ -109,12 +102,12 @@ def compile(kernel, half, full, numbers, options=None, real=(), **constants):
     source = ASTSource(kernel, {{name: signature[name] for name in kernel.arg_names}}, constexprs=constants)
     assert triton.compile(source, target=GPUTarget("cuda", {capability}, 32), options=options or {{}}).asm["cubin"]
 
-ours = ["dt", "dt_bias", "A_log", "D"], ["xBC", "state", "y"], ["dt_stride", "h", "p", "n"]
+ours = ["dt"], ["xBC", "dt_bias", "A", "D", "state", "y"], ["dt_stride", "h", "p", "n"]
 compile(kernels._ssd_step, *ours, ROWS=kernels.ROWS, COLUMNS=128)
-ours = ["x", "weight", "bias", "state"], ["y"], ["channels", "x_stride"]
+ours = ["x", "state"], ["weight", "bias", "y"], ["channels", "x_stride"]
 compile(kernels._conv_step, *ours, WIDTH=4, BLOCK=kernels.CHANNELS)
 for gated in (False, True):
-    ours = ["weight", "gate", "y"], ["x"], ["d", "gate_stride"]
+    ours = ["gate", "y"], ["x", "weight"], ["d", "gate_stride"]
     compile(kernels._rms_norm, *ours, {{"num_warps": 8}}, ["eps"], GATED=gated, BLOCK=8192)
 print("compiled")
 """

@@ -66,11 +66,9 @@ def test_every_stage_is_the_authors(model, golden):
 def test_the_authors_logits_on_a_carried_state(model, golden):
     lm = model.language_model
     first = lm(golden["projected"])
-    state, logits = first.state, [first.logits]
+    step, state, logits = lm.stepper(), lm.repeat(first.state, 1), [first.logits]
     for token in golden["ids"].T:
-        output = lm(lm.embed(token[:, None]), state)
-        state = output.state
-        logits.append(output.logits)
+        logits.append(step(token[:, None], state))
     torch.testing.assert_close(torch.cat(logits, 1), golden["logits"], atol=1e-4, rtol=0)
 
 

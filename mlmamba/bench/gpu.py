@@ -149,13 +149,12 @@ def fixed_cache(reader: Any, words: int, state: Any, batch: int, length: int) ->
 
 def eager(reader: Any, words: int, state: Any, batch: int, length: int) -> Callable[[], Any]:
     """Kernel by kernel, on a state or a cache of its own."""
-    carried = reader.repeat(state, batch)
+    carried, go_on = reader.repeat(state, batch), reader.stepper()
     tokens = torch.zeros(batch, 1, dtype=torch.long, device=reader.embedding.weight.device)
 
     def step() -> list[int]:
-        nonlocal carried, tokens
-        output = reader(reader.embed(tokens), carried)
-        carried, tokens = output.state, output.logits[:, :, :words].argmax(-1)
+        nonlocal tokens
+        tokens = go_on(tokens, carried)[:, :, :words].argmax(-1)
         return tokens[:, 0].tolist()
 
     return step

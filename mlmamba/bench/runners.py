@@ -87,6 +87,7 @@ class OurRunner(Launching):
     """ML-Mamba, or its twin: both are an `MLMamba`, with another reader."""
 
     sees_apart = True
+    go_on: Any = None  # a step of the reader
 
     def __init__(self, model: MLMamba, name: str, connector: str | None = None, *, trained: bool = True):
         self.model, self.name, self.trained, self.backend = model, name, trained, model.backend
@@ -121,8 +122,10 @@ class OurRunner(Launching):
     @torch.inference_mode()
     def read(self, sight: Tensor, prompt: Sequence[int], room: int) -> tuple[int, Any]:
         embeds = torch.cat([sight, self.model.embed(prompt)], dim=1)
-        token, state = self._choose(self.model.language_model(embeds, last_only=True))
+        output = self.model.language_model(embeds, last_only=True)
+        token, state = self._choose(output.logits), output.state
         if not self.graph:
+            self.go_on = self.go_on or self.model.language_model.stepper()  # in the warm-up
             return token, state
         self.fixed = self._fixed(state, room)
         self.fixed.begin(token, state)
@@ -132,10 +135,11 @@ class OurRunner(Launching):
     def step(self, token: int, state: Any) -> tuple[int, Any]:
         if self.graph:
             return state.step(), state
-        return self._choose(self.model.language_model(self.model.embed([token]), state))
+        ids = torch.tensor([[token]], device=self.backend.device)
+        return self._choose(self.go_on(ids, state)), state
 
-    def _choose(self, output: Any) -> tuple[int, Any]:
-        return int(output.logits[0, -1, : self.model.config.vocab_words].argmax()), output.state
+    def _choose(self, logits: Tensor) -> int:
+        return int(logits[0, -1, : self.model.config.vocab_words].argmax())
 
     def _fixed(self, state: Any, room: int) -> Fixed:
         lm, words = self.model.language_model, self.model.config.vocab_words

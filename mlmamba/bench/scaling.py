@@ -64,10 +64,9 @@ def at_context(
     model = runner.model.language_model
     embeds = random_embeds(runner, 1, tokens)
     reads, state = timed(lambda: model(embeds, last_only=True).state, repeats, runner, stop, clock)
+    memory = model.state_bytes(state)
     steps = decoded(runner, state, 1, stop, clock)
-    return {
-        "tokens": tokens, "prefill_s": spread(reads), "decode_s": spread(steps), "memory": model.state_bytes(state),
-    }  # fmt: skip
+    return {"tokens": tokens, "prefill_s": spread(reads), "decode_s": spread(steps), "memory": memory}
 
 
 def at_batch(runner: OurRunner, batch: int, repeats: int, stop: threading.Event | None, clock: Clock) -> dict[str, Any]:
@@ -75,15 +74,21 @@ def at_batch(runner: OurRunner, batch: int, repeats: int, stop: threading.Event 
     with torch.inference_mode():
         model = runner.model.language_model
         state = model.repeat(model(random_embeds(runner, 1, BATCH_CONTEXT), last_only=True).state, batch)
+    memory = model.state_bytes(state)
     steps = decoded(runner, state, batch, stop, clock)
-    return {"batch": batch, "decode_s": spread(steps), "memory": model.state_bytes(state)}
+    return {"batch": batch, "decode_s": spread(steps), "memory": memory}
 
 
 @torch.inference_mode()
 def random_embeds(runner: OurRunner, batch: int, tokens: int) -> Tensor:
-    """(batch, tokens, d_model) of random words, the same for every runner with this vocabulary."""
+    """(batch, tokens, d_model) of random words."""
+    return runner.model.language_model.embed(random_ids(runner, batch, tokens))
+
+
+def random_ids(runner: OurRunner, batch: int, tokens: int) -> Tensor:
+    """(batch, tokens), the same for every runner with this vocabulary."""
     ids = torch.randint(runner.model.config.vocab_words, (batch, tokens), generator=torch.Generator().manual_seed(0))
-    return runner.model.language_model.embed(ids.to(runner.model.backend.device))
+    return ids.to(runner.model.backend.device)
 
 
 @torch.inference_mode()
@@ -105,16 +110,15 @@ def timed(
 
 @torch.inference_mode()
 def decoded(runner: OurRunner, state: Any, batch: int, stop: threading.Event | None, clock: Clock) -> list[float]:
-    """Seconds of each of some steps after `state`, the first one not counted."""
-    model, embeds, seconds = runner.model.language_model, random_embeds(runner, batch, 1), []
+    """Seconds of each of some steps on from `state`, the first one not counted."""
+    go_on, ids, seconds = runner.model.language_model.stepper(), random_ids(runner, batch, 1), []
     for turn in range(STEPS + 1):
         check(stop)
         start = clock()
-        output = model(embeds, state)
+        go_on(ids, state)
         synchronize(runner.model.backend.device)
         if turn:
             seconds.append(clock() - start)
-        state = output.state
     return seconds
 
 
