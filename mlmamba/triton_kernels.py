@@ -1,8 +1,8 @@
 """One token through a Mamba-2 layer, in Triton: norm, the convolution's step, the recurrence's step, gated norm.
 
 With its two products and the residual's sum that is 7 launches a layer; as operations of PyTorch it is 26 in bfloat16,
-and each costs a GPU its microseconds. All compute in float32, whatever dtype comes in. Nothing is tuned at
-the first call, and nothing is differentiable.
+and each costs a GPU its microseconds. All compute in float32, whatever dtype comes in. Nothing is tuned at the first
+call, and nothing is differentiable.
 """
 
 import torch
