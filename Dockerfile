@@ -7,12 +7,12 @@ FROM python:3.11-slim
 ARG TORCH=cpu
 WORKDIR /app
 COPY requirements.txt ./
-# The pin torch==… takes …+cpu too, so that the last line leaves it as it is.
+# The pin torch==… takes …+cpu too, so that the last line leaves it as it is. Triton compiles what launches its kernels.
 RUN set -eu; \
     case "$TORCH" in \
         cpu) grep -E '^(torch|torchvision)==' requirements.txt > /tmp/torch.txt; \
              pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu -r /tmp/torch.txt ;; \
-        cuda) ;; \
+        cuda) apt-get update; apt-get install -y --no-install-recommends gcc libc6-dev; rm -rf /var/lib/apt/lists/* ;; \
         *) echo "TORCH is cpu or cuda"; exit 1 ;; \
     esac; \
     pip install --no-cache-dir -r requirements.txt

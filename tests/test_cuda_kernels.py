@@ -32,6 +32,7 @@ dt, A, D = torch.rand(b, l, h), -torch.rand(h), torch.randn(h)
 state = torch.randn(b, h, p, n)
 to = lambda *tensors: [None if t is None else t.to(on) for t in tensors]
 for start in (None, state):
+    assert fast.scan(*to(x, dt, A, B, C, D, start))[1].is_contiguous()  # steps write over it
     for got, expected in zip(fast.scan(*to(x, dt, A, B, C, D, start)), ssd.ssd(x, dt, A, B, C, D, start)):
         torch.testing.assert_close(got.cpu(), expected, atol=1e-3, rtol=1e-3)
 u, weight, bias = torch.randn(b, l, 24), torch.randn(24, 4), torch.randn(24)
