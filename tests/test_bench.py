@@ -301,6 +301,22 @@ def test_full_size_is_measured_beside_what_the_memory_allows(small):
     table = command.gpu_table(told)
     assert "| 250 ms (250 to 250) | 8 |" in table and "of the limit" in table
     assert "out of memory" in command.gpu_table(told | {"rows": [ours | {"decode_s": None}]})
+    layers = small[0].config.language.n_layers
+    products = next(each for each in told["profile"] if each["kernel"] in ("aten::mm", "aten::addmm"))
+    assert products["times"] == 2 * layers + 1  # two a layer, and the head
+    assert f"`{products['kernel']}`" in table
+
+
+def test_a_profile_is_of_one_step_and_begins_with_what_takes_longest():
+    one, few = torch.ones(400, 400), torch.ones(4)
+
+    def step() -> None:
+        one @ one, one @ one, one @ one, few + 1
+
+    first, *others = gpu.profile(step, torch.device("cpu"), 5)
+    assert first["kernel"] == "aten::mm" and first["times"] == 3
+    (add,) = [each for each in others if each["kernel"] == "aten::add"]
+    assert add["times"] == 1 and 0 < add["seconds"] < first["seconds"]
 
 
 def test_full_size_asks_for_a_gpu(small, monkeypatch, capsys):

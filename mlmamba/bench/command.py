@@ -185,7 +185,13 @@ def gpu_table(told: dict[str, Any]) -> str:
     head = "who", "batch", "context", "a token for each", "tokens a second", "of the limit"
     copied = f"A copy reads and writes {told['copy_bytes_s'] / 1e12:.2f} TB/s."
     first = spread(told["first_token_s"], 1e3, "ms")
-    return f"\n{table(head, rows)}\n\n- {copied}\n- First token after {told['n_patches']} patches: {first}.\n"
+    kernels = [
+        [f"`{each['kernel'][:60]}`", f"{digits(each['seconds'] * 1e6)} µs", digits(each["times"])]
+        for each in told["profile"]
+    ]
+    profile = table([f"{told['rows'][0]['side']}: where a token's time goes", "time", "times"], kernels)
+    told_first = f"- {copied}\n- First token after {told['n_patches']} patches: {first}."
+    return f"\n{table(head, rows)}\n\n{told_first}\n\n{profile}\n"
 
 
 def spread(values: dict[str, float], scale: float, unit: str) -> str:

@@ -10,6 +10,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from mlmamba.model import MLMamba
 BATCHES, CONTEXTS = (1, 8), (1024, 4096, 16384)
 STEPS = 64  # tokens at a time
 COPIED = 1 << 30  # bytes
+KERNELS = 12  # of a profile
 Times = Callable[[int, int], list[float]]  # batch, context → seconds a token, of each repeat
 
 
@@ -42,7 +44,7 @@ def run(
 
     copy_bytes_s: of a copy on the device, both what is read and what is written. rows: of a side at a batch and a
     context, seconds of a token for each of the batch: decode_s (None where memory ran out) and limit_s. first_token_s:
-    from the picture to the first token.
+    from the picture to the first token. profile: see `profile`, of the first row.
     """
     bandwidth = bytes_copied(model, copied, repeats, clock)
     reader, transformer = model.language_model, rivals.same_shape(model).language_model
@@ -75,7 +77,11 @@ def run(
     prompt = runner.prompt(question, None)
     firsts = [lap(runner, picture, prompt, 1, clock=clock).said[0] for _ in range(repeats + 1)][1:]
     told = {"copy_bytes_s": bandwidth, "steps": steps, "repeats": repeats, "rows": rows}
-    yield {"type": "result", "gpu": told | {"n_patches": runner.n_patches, "first_token_s": spread(firsts)}}
+    told |= {"n_patches": runner.n_patches, "first_token_s": spread(firsts)}
+    batch, context = points[0]
+    step = prepared(model, reader, fixed_state, batch, context, context + 2 * steps)
+    told["profile"] = profile(step, model.backend.device, steps)
+    yield {"type": "result", "gpu": told}
 
 
 def bytes_copied(model: MLMamba, size: int, repeats: int, clock: Clock) -> float:
@@ -116,11 +122,37 @@ def steps_of(
     steps: int, repeats: int, clock: Clock,
 ) -> list[float]:  # fmt: skip
     """Seconds of a step that `ready` prepares for `batch` users, each with `context` random words of their own."""
+    step = prepared(model, reader, ready, batch, context, context + steps * (repeats + 1))
+    return timed(step, model.backend.device, steps, repeats, clock)
+
+
+@torch.inference_mode()
+def prepared(
+    model: MLMamba, reader: Any, ready: Callable[..., Callable[[], Any]], batch: int, context: int, length: int
+) -> Callable[[], Any]:
+    """A step after `context` random words; there is room for `length`."""
     words, device = model.config.vocab_words, model.backend.device
     ids = torch.randint(words, (1, context), generator=torch.Generator().manual_seed(0)).to(device)
     state = reader(reader.embed(ids), last_only=True).state
-    step = ready(reader, words, state, batch, context + steps * (repeats + 1))
-    return timed(step, device, steps, repeats, clock)
+    return ready(reader, words, state, batch, length)
+
+
+@torch.inference_mode()
+def profile(step: Callable[[], Any], device: torch.device, n: int) -> list[dict[str, Any]]:
+    """Where a step's time goes, of `n` steps: kernels by name, the longest together first. seconds and times: a step's.
+
+    Of the device alone: what these don't add up to is time in which it waited.
+    """
+    step()
+    synchronize(device)
+    with torch.profiler.profile(activities=torch.profiler.supported_activities(), acc_events=True) as watched:
+        for _ in range(n):
+            step()
+        synchronize(device)
+    there = [each for each in watched.key_averages() if each.device_type.name.lower() == device.type]
+    microseconds = attrgetter("self_cpu_time_total" if device.type == "cpu" else "self_device_time_total")
+    longest = sorted(there, key=microseconds, reverse=True)[:KERNELS]
+    return [{"kernel": e.key, "seconds": microseconds(e) / n / 1e6, "times": e.count / n} for e in longest]
 
 
 def fixed_state(reader: LanguageModel, words: int, state: Any, batch: int, length: int) -> Callable[[], Any]:
