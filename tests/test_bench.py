@@ -270,7 +270,7 @@ def test_all_ways_to_decode_say_the_same(trained, side, recorded, monkeypatch):
     with torch.inference_mode():
         features = model.connector(model.see(PICTURE), model.grid, model.config.connector.kinds[0]).features
         state = reader(torch.cat([features, model.embed(prompt)], 1), last_only=True).state
-        length = 100 + len(prompt) + 8
+        length = features.shape[1] + len(prompt) + 8
         ways = [gpu.eager, gpu.fixed_cache if side else gpu.fixed_state]
         steps = [way(reader, model.config.vocab_words, state, 3, length) for way in ways]
         said = [[step() for step in steps] for _ in range(8)]
@@ -440,7 +440,7 @@ def test_a_rival_of_the_same_shape_has_as_many_parameters():
     model = mlmamba.load("tiny", device="cpu")
     rival = rivals.find(model, "shape")
     assert rival.parameters == pytest.approx(OurRunner(model, "").parameters, rel=0.05)
-    assert not rival.trained and rival.kind == "transformer" and rival.n_patches == 100
+    assert not rival.trained and rival.kind == "transformer" and rival.n_patches == model.grid[0] * model.grid[1]
     with pytest.raises(mlmamba.UserError, match="no rival"):
         rivals.find(model, "nobody")
 

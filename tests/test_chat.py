@@ -202,7 +202,7 @@ def test_forward_reads_pixels_and_words(model, picture):
     pixels = model.vision.prepare(picture)[None]
     ids = torch.tensor([model.chat_tokenizer.prompt("Is there a dog?", first=True)])
     logits = model(pixels, ids, "csm")
-    assert logits.shape == (1, 100 + ids.shape[1], model.config.language.vocab_size)
+    assert logits.shape == (1, model.grid[0] * model.grid[1] + ids.shape[1], model.config.language.vocab_size)
     torch.testing.assert_close(
         logits[0, -1], everything(model, picture, [("Is there a dog?", "")], "csm"), atol=1e-4, rtol=1e-4
     )

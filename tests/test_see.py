@@ -15,6 +15,8 @@ from visualize import record
 from visualize.trace import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIG = json.loads((ROOT / "checkpoints" / "tiny" / "config.json").read_text(encoding="utf-8"))
+N_PATCHES = (CONFIG["vision"]["image_size"] // 32) ** 2
 MEADOW, STREET = ROOT / "examples" / "meadow.jpg", ROOT / "examples" / "street.jpg"
 EVIL = "${alert(1)}<img src=x onerror=alert(1)>"
 PHONE = {"width": 390, "height": 844}
@@ -118,11 +120,11 @@ def test_play_pause_and_keys(visit, url, expect):
     page.wait_for_timeout(300)
     assert state(page)["step"] == stopped
     page.keyboard.press("End")
-    assert state(page)["step"] == 99
+    assert state(page)["step"] == N_PATCHES - 1
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Shift+ArrowLeft")
-    assert state(page)["step"] == 88
-    expect(page.locator('[data-at="step"]')).to_have_text(re.compile(r"89\D+100"))
+    assert state(page)["step"] == N_PATCHES - 12
+    expect(page.locator('[data-at="step"]')).to_have_text(re.compile(rf"{N_PATCHES - 11}\D+{N_PATCHES}"))
 
     scrub = page.locator('.scan-view input[type=range][data-at="scrub"]')
     scrub.focus()
@@ -361,7 +363,7 @@ def test_exports_open(visit, url):
     trace = record(mlmamba.load("tiny", device="cpu").start(MEADOW, "csm"), "csm")
     flat = json.dumps(numbers)
     assert "rows →" in flat or "rows \\u2192" in flat
-    found = [np.array(v) for v in lists(numbers) if len(v) == 100]
+    found = [np.array(v) for v in lists(numbers) if len(v) == N_PATCHES]
     assert any(np.allclose(v, trace.over(0, None, 2, "state"), rtol=0.01) for v in found)
 
 
@@ -409,7 +411,7 @@ def test_a_broken_link_opens_the_view_all_the_same(visit, url, query):
     page = visit(url, fragment=f"#scan?{query}")
     ready(page)
     shown = state(page)
-    assert shown["kind"] in ("bsm", "csm") and 0 <= shown["step"] < 100 and shown["layer"] in (0, 1)
+    assert shown["kind"] in ("bsm", "csm") and 0 <= shown["step"] < N_PATCHES and shown["layer"] in (0, 1)
     assert shown["picture"] == "meadow"
 
 
@@ -485,7 +487,7 @@ def test_axe_finds_nothing_to_mend(visit, url, theme):
 
     check("ask")
     see(page)
-    page.wait_for_function(f"{STATE}.step === 99")  # the first play has ended
+    page.wait_for_function(f"{STATE}.step === {N_PATCHES - 1}")  # the first play has ended
     check("scan")
     words(page).nth(2).click()
     ready(page)

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from mlmamba.training import batches, evaluate, loop
 from mlmamba.training import train as training
 from mlmamba.training.batches import NONE, TYPES, Batch, Batches, Branches
 from mlmamba.training.naming import Imagined
-from mlmamba.training.questions import DECLINE, DECLINE_WORLD, QA, View, ask, deciding, judge
+from mlmamba.training.questions import DECLINE, DECLINE_WORLD, QA, View, ask, deciding, how_many, judge
 from mlmamba.training.scenes import EMOJI_FONT, STAMPS, Scene, Sources, Thing
 from mlmamba.training.things import COLOURS
 from mlmamba.training.tokenizer import layout
@@ -36,6 +37,7 @@ TINY = loop.recipe_from(training.Recipe, "tiny")
 SMALL = dataclasses.replace(
     TINY.model,
     name="small",
+    vision=dataclasses.replace(TINY.model.vision, image_size=320),
     connector=ConnectorConfig(1450, 32, kinds=("bsm", "csm"), n_layers=1, d_state=8, head_dim=16, d_projector=32),
     language=LanguageConfig(32, n_layers=1, vocab_size=4096, d_state=8, head_dim=16),
 )
@@ -372,6 +374,8 @@ def test_loss_is_on_answers_alone(whole):
 class Parrot:
     """A model and its conversation at once, which says what it was told to."""
 
+    config = SimpleNamespace(vision=SimpleNamespace(image_size=64))
+
     def __init__(self, say):
         self.say, self.turns = say, 0
 
@@ -435,6 +439,24 @@ def test_facts_begin_at_the_name_of_a_thing(tmp_path):
     # numbers begin with "no"
     assert set(facts[at:then]) == {(1, COLOURS.index("brown"), 0, 0)}
     assert set(facts[then:answer]) == {(1, COLOURS.index("grey"), 2, 1)}
+
+
+@on_real_data
+@pytest.mark.slow
+def test_a_talk_asks_of_a_thing_once(whole, monkeypatch):
+    """What was said of a thing could be copied when it is asked for again: counting would need no look."""
+    tokenizer = Tokenizer.from_file(str(whole / "tokenizer.json"))
+    made = Batches(Sources(DATA), tokenizer, size=1, branches=4, max_tokens=60, sets=1, image_size=64, seed=0)
+    dog, cat = Thing("dog", (0.1, 0.1, 0.3, 0.2), 0.02, None), Thing("cat", (0.7, 0.8, 1.0, 1.0), 0.06, None)
+    qas = [how_many(kind, 1, random.Random(i)) for i in range(8) for kind in ("dog", "cat")]
+
+    def asked(again: float) -> list[list[str]]:
+        monkeypatch.setattr(batches, "AGAIN", again)
+        rows = made.pack(View(Scene((dog, cat), "drawing")), qas, random.Random(0))
+        return [re.findall("dog|cat", tokenizer.decode(ids)) for ids, *_ in rows]
+
+    assert [sorted(row) for row in asked(0)] == [["cat", "dog"]] * 4
+    assert any(len(row) > len(set(row)) for row in asked(1))
 
 
 def test_sides_of_patches():

@@ -274,7 +274,7 @@ def test_payload_round_trip(traced):
     assert (back.model, back.kind, back.grid, back.trained) == ("tiny", "csm", traced.grid, True)
     assert np.array_equal(back.orders, traced.orders)
     np.testing.assert_allclose(back.maps, traced.maps, rtol=1e-3, atol=1e-12)
-    for patch in (0, 57, 99):
+    for patch in (0, 57, traced.orders.shape[-1] - 1):
         sent, kept = back.influence(1, 2, None, patch), traced.influence(1, 2, None, patch)
         np.testing.assert_allclose(sent, kept, rtol=0.02, atol=1e-2 * kept.max())
     assert back.answer.question == "What can you see?" and back.answer.text == traced.answer.text
@@ -318,19 +318,20 @@ def test_views_that_make_no_sense_are_refused(given):
 
 
 def test_views_that_a_trace_does_not_have_are_refused(traced):
+    n = traced.orders.shape[-1]
     good = {
         "kind": "csm",
         "layer": 1,
         "head": 7,
         "direction": 3,
-        "step": 99,
-        "patch": 99,
+        "step": n - 1,
+        "patch": n - 1,
         "word": 0,
         "extra": "ignored",
     }
     View.of(good).check(traced)
     View(kind="csm", direction="merged").check(traced)
-    for name, value in {"layer": 2, "head": 8, "direction": 4, "step": 100, "patch": 100, "word": 99}.items():
+    for name, value in {"layer": 2, "head": 8, "direction": 4, "step": n, "patch": n, "word": 99}.items():
         with pytest.raises(UserError, match="no such view"):
             View.of(good | {name: value}).check(traced)
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from mlmamba.chat import ChatTokenizer
 from mlmamba.training.naming import pushes
 from mlmamba.training.questions import COLUMNS, MAKERS, QA, ROWS, View, ask, deciding, mentions, third
-from mlmamba.training.scenes import GRID, Scene, Sources, compose
+from mlmamba.training.scenes import PATCH, Scene, Sources, compose
 from mlmamba.training.things import COLOURS, KINDS, NUMBERS
 from mlmamba.training.tokenizer import first_id
 
@@ -21,6 +21,7 @@ FORESEEN = ("is_there", "group", "count", "colour", "where", "relation")  # type
 NONE = -100  # a target that gives no loss
 FACTS = {"number": NUMBERS, "colour": COLOURS, "row": ROWS, "column": COLUMNS}  # of a thing, and the words for them
 OTHER_WORDS = 0.35  # how often a patch is told by its plural or a synonym
+AGAIN = 0.2  # how often a talk may come back to a thing: what was said of it can be copied, and needs no look
 
 
 @dataclass
@@ -98,13 +99,12 @@ class Batches(Dataset[Batch]):
             torch.tensor([colours(scene) for scene in scenes]),
             torch.tensor([middles(scene) for scene in scenes]),
             [self.talks(scenes, rng) for _ in range(self.sets)],
-            *pushes(rng, (self.size, GRID * GRID)),
+            *pushes(rng, (self.size, (self.image_size // PATCH) ** 2)),
         )
 
     def words(self, scene: Scene, rng: random.Random) -> list[int]:
         """What each patch shows: most often by its name, else by its plural or a synonym, for questions use them."""
         kinds = [kind for row in scene.cells for kind in row]
-        assert len(kinds) == GRID * GRID
         as_told = {
             kind: rng.choice(ids[1:]) if rng.random() < OTHER_WORDS else ids[0] for kind, ids in self.first_ids.items()
         }
@@ -126,14 +126,19 @@ class Batches(Dataset[Batch]):
     def pack(self, view: View, questions: list[QA], rng: random.Random) -> list[Row]:
         """Fill each branch with as many turns as fit; what fits nowhere is left out."""
         rows: list[Row] = [([], [], [], [], []) for _ in range(self.branches)]
+        named: list[set[str]] = [set() for _ in rows]
         for qa in questions:
             reply = self.chat.reply(qa.answer)
             decides = self.deciding(qa, reply)
             prompts = {first: self.chat.prompt(qa.question, first) for first in (True, False)}
-            for ids, targets, telling, early, facts in rows:
+            kinds = {*qa.kinds, *(word for word in qa.truth.split("|") if word in KINDS)}
+            for (ids, targets, telling, early, facts), before in zip(rows, named, strict=True):
                 prompt = prompts[not ids]
                 if len(ids) + len(prompt) + len(reply) > self.max_tokens:
                     continue
+                if kinds & before and rng.random() > AGAIN:
+                    continue
+                before |= kinds
                 ids += prompt + reply
                 # position i predicts id i + 1, so that targets are shifted by one within the turn
                 asking = len(prompt) - 1
@@ -186,10 +191,11 @@ def sides(grid: tuple[int, int]) -> tuple[list[int], list[int]]:
 
 def middles(scene: Scene) -> list[int]:
     """1 for each patch that holds the middle of a thing, 0 for the others; NONE where a photo may show more things."""
+    side = len(scene.cells)
     if any(thing.source == "photo" for thing in scene.things):
-        return [NONE] * GRID * GRID
-    marked = [0] * GRID * GRID
+        return [NONE] * side * side
+    marked = [0] * side * side
     for thing in scene.things:
-        x, y = thing.centre
-        marked[min(int(y * GRID), GRID - 1) * GRID + min(int(x * GRID), GRID - 1)] = 1
+        x, y = (min(int(v * side), side - 1) for v in thing.centre)
+        marked[y * side + x] = 1
     return marked

@@ -46,7 +46,9 @@ def evaluate(model: MLMamba, data: Path, n_scenes: int = 300, seed: int = 1) -> 
 
     Chance is what always giving the commonest true answer of a row would score.
     """
-    asked = [*held_out_scenes(data, n_scenes, seed), *held_out_photos(data, seed), *coco_photos(data, seed)]
+    size = model.config.vision.image_size
+    scenes, photos = held_out_scenes(data, n_scenes, seed, size), held_out_photos(data, seed, size)
+    asked = [*scenes, *photos, *coco_photos(data, seed)]
     questions = [(row, qa) for _, qas in asked for row, qa in qas]
     rows: dict[str, dict[str, Any]] = {}
     for row in dict.fromkeys(row for row, _ in questions):
@@ -75,15 +77,15 @@ def reply(conversation: Conversation, question: str) -> str:
     return answer
 
 
-def held_out_scenes(data: Path, n: int, seed: int) -> Iterator[Asked]:
-    """Composed scenes of the held-out split: new compositions, and photos that training never shows."""
+def held_out_scenes(data: Path, n: int, seed: int, size: int) -> Iterator[Asked]:
+    """Composed scenes of the held-out split, `size` pixels a side: new compositions, photos training never shows."""
     sources, rng = Sources(data), random.Random(seed)
     for _ in range(n):
-        image, scene = compose(sources, rng, "held-out")
+        image, scene = compose(sources, rng, "held-out", size)
         yield image, [(_row(scene, qa), qa) for qa in ask(scene, rng, 5) if qa.type not in ("about", "group")]
 
 
-def held_out_photos(data: Path, seed: int) -> Iterator[Asked]:
+def held_out_photos(data: Path, seed: int, size: int) -> Iterator[Asked]:
     """Photos of one main thing of which training saw others: full-size ones, and ones of 64 x 64.
 
     The small ones are shown at three times their size on grey: blown up to the whole, they are a blur.
@@ -94,10 +96,10 @@ def held_out_photos(data: Path, seed: int) -> Iterator[Asked]:
     for row, small in (("photos: one main thing", False), ("photos: one main thing, 64 x 64", True)):
         alike = [photo for photo in photos if photo.small == small]
         for photo in rng.sample(alike, min(N_PHOTOS, len(alike))):
-            image = sources.open(photo, 320)
+            image = sources.open(photo, size)
             if small:
-                image, small_one = Image.new("RGB", (320, 320), "grey"), image
-                image.paste(small_one.resize((192, 192), Image.Resampling.BICUBIC), (64, 64))
+                image, small_one = Image.new("RGB", (size, size), "grey"), image
+                image.paste(small_one.resize((192, 192), Image.Resampling.BICUBIC), ((size - 192) // 2,) * 2)
             yield image, [(row, QA("what", rng.choice(WHAT), "", photo.kind))]
 
 
@@ -106,7 +108,7 @@ def unanimous(model: MLMamba, connector: str, data: Path, seed: int, n: int = 60
     sources, rng = Sources(data), random.Random(f"phrasings {seed}")
     agree: dict[str, list[bool]] = {"is there": [], "how many": [], "what": []}
     for _ in range(n):
-        image, scene = compose(sources, rng, "held-out")
+        image, scene = compose(sources, rng, "held-out", model.config.vision.image_size)
         conversation = model.start(image, connector)
         kind = KINDS[rng.choice(list(KINDS)) if rng.random() < 0.5 or not scene.things else scene.things[0].kind]
         wordings = {
@@ -128,7 +130,7 @@ def declined(model: MLMamba, connector: str, data: Path, seed: int) -> tuple[str
     sources, rng = Sources(data), random.Random(f"declined {seed}")
     said = []
     for question in OUT_OF_REACH:
-        image, _ = compose(sources, rng, "held-out")
+        image, _ = compose(sources, rng, "held-out", model.config.vision.image_size)
         said.append(judge(QA("decline", question, "", "sorry"), reply(model.start(image, connector), question)))
     return "out of reach, declined", sum(said) / len(said), len(said)
 

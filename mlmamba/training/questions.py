@@ -22,7 +22,7 @@ PHOTO_WEIGHTS = {
 }  # fmt: skip
 
 # for training, beside the questions that a model is examined with
-PRACTICE = WEIGHTS | {"count": 26, "some_number": 8}
+PRACTICE = WEIGHTS | {"list": 14, "count": 30, "some_number": 8}
 PHOTO_PRACTICE = PHOTO_WEIGHTS | {"what": 32, "some_number": 10}
 
 IS_THERE = (
@@ -360,7 +360,7 @@ def is_there(view: View, rng: random.Random) -> QA | None:
     question = ask_for(kind, rng)
     if yes:
         return QA("is_there", question, f"Yes, {there_is(kind, view.number(kind))}.", "yes", (kind,))
-    return QA("is_there", question, f"No, there {KINDS[kind].are} no {KINDS[kind].name}.", "no", (kind,))
+    return QA("is_there", question, "No, I see none.", "no", (kind,))
 
 
 def ask_for(kind: str, rng: random.Random) -> str:
@@ -435,12 +435,17 @@ def count(view: View, rng: random.Random) -> QA | None:
         kind = rng.choices(kinds, [(view.number(k) or 0) ** 1.2 for k in kinds])[0]
     else:
         return None
-    n = view.number(kind) or 0
-    thing = KINDS[kind]
-    are = "is" if n == 1 else "are"
-    word = NUMBERS[n] if n < len(NUMBERS) else "many"
-    answer = f"There {are} {word} {thing.name if n == 1 else thing.plural}."
-    return QA("count", rng.choice(COUNT).format(s=thing.plural), answer, str(n), (kind,))
+    return how_many(kind, view.number(kind) or 0, rng)
+
+
+def how_many(kind: str, n: int, rng: random.Random) -> QA:
+    question = rng.choice(COUNT).format(s=KINDS[kind].plural)
+    return QA("count", question, number_alone(n), str(n), (kind,))
+
+
+def number_alone(n: int) -> str:
+    """A small model looks a number up; to name the thing again, or to fit "is" or "are", it would have to copy."""
+    return f"I see {'none' if n == 0 else NUMBERS[n] if n < len(NUMBERS) else 'many'}."
 
 
 def some_number(view: View, rng: random.Random) -> QA | None:
@@ -458,9 +463,7 @@ def some_number(view: View, rng: random.Random) -> QA | None:
         there = kind in view.avoid or kind in view.present or unsure(kind) & set(view.present)
         if there or thing.form != "count" or any(narrower in view.avoid for narrower in NARROWER[kind]):
             return None
-    thing = KINDS[kind]
-    answer = f"There {'is' if n == 1 else 'are'} {NUMBERS[n]} {thing.name if n == 1 else thing.plural}."
-    return QA("count", rng.choice(COUNT).format(s=thing.plural), answer, str(n), (kind,))
+    return how_many(kind, n, rng)
 
 
 def colour(view: View, rng: random.Random) -> QA | None:
@@ -479,9 +482,7 @@ def colour(view: View, rng: random.Random) -> QA | None:
                       colour, (thing.kind,))  # fmt: skip
         if thing.kind in SHAPES and all(t.colour for t in alike):
             n = sum(t.colour == colour for t in alike)
-            question = rng.choice(COUNT).format(s=f"{colour} {plural}")
-            named = f"{colour} {name if n == 1 else plural}"
-            return QA("count", question, f"There {'is' if n == 1 else 'are'} {NUMBERS[n]} {named}.", str(n))
+            return QA("count", rng.choice(COUNT).format(s=f"{colour} {plural}"), number_alone(n), str(n))
         return None
     if KINDS[thing.kind].form == "plural":
         return QA(
@@ -691,7 +692,7 @@ def ask(scene: Scene, rng: random.Random, n: int, *, practice: bool = False) -> 
 
 
 _SAYS = {
-    "count": rf"\b({'|'.join(NUMBERS)}|many)\b",
+    "count": rf"\b(no(?=ne\b)|(?:{'|'.join(NUMBERS)}|many)\b)",
     "colour": rf"\b({'|'.join(COLOURS)})(?=\.$)",
     "relation": r"\b(left|right|above|below)\b",
     "where": r"(top|bottom|left|right|middle|top left|top right|bottom left|bottom right)(?=\.$)",

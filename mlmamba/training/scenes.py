@@ -29,7 +29,7 @@ Split = Literal["train", "held-out"]
 Style = Literal["drawing", "photo", "collage", "shapes"]
 Box = tuple[float, float, float, float]
 
-GRID = 10  # cells per side of `Scene.cells`
+PATCH = 32  # pixels: side of a cell of `Scene.cells`, as the encoder's patches
 CELL_SHARE = 0.45  # a kind owns a cell when it covers this much of it
 N_HELD_OUT_SINGLES = 150  # full-size photos that training never shows
 EMOJI_SIZE = 109  # the one size that the font's bitmaps have
@@ -97,13 +97,13 @@ class Thing:
 @dataclass(frozen=True)
 class Scene:
     """`avoid`: kinds that may or may not be in the picture, so nobody may ask for them.
-    `cells`: GRID x GRID, the kind that covers most of the cell, or None."""
+    `cells`: by row and column, the kind that covers most of that patch of the picture, or None."""
 
     things: tuple[Thing, ...]
     style: Style
     background: str | None = None
     avoid: tuple[str, ...] = ()
-    cells: list[list[str | None]] = field(default_factory=lambda: [[None] * GRID for _ in range(GRID)])
+    cells: list[list[str | None]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -444,21 +444,21 @@ class Canvas:
         return Scene(tuple(things), self.style, ground, tuple(sorted(avoid - present)), self._cells(n))
 
     def _cells(self, n: int) -> list[list[str | None]]:
-        step = self.size // GRID
-        blocks = self.owner[: step * GRID, : step * GRID].reshape(GRID, step, GRID, step).swapaxes(1, 2)
-        blocks = blocks.reshape(GRID * GRID, step * step)  # (cells, pixels)
+        side = self.size // PATCH  # in patches
+        blocks = self.owner[: side * PATCH, : side * PATCH].reshape(side, PATCH, side, PATCH).swapaxes(1, 2)
+        blocks = blocks.reshape(side * side, PATCH * PATCH)  # (cells, pixels)
         kinds = [t[0] for t in self.things]
-        cells: list[str | None] = [None] * (GRID * GRID)
-        offsets = np.arange(GRID * GRID)[:, None] * n
-        counts = np.bincount((blocks + offsets).ravel(), minlength=n * GRID * GRID).reshape(-1, n)
+        cells: list[str | None] = [None] * (side * side)
+        offsets = np.arange(side * side)[:, None] * n
+        counts = np.bincount((blocks + offsets).ravel(), minlength=n * side * side).reshape(-1, n)
         for cell in np.flatnonzero(counts[:, 1:].sum(1)):
             shares: dict[str, int] = {}
             for i in np.flatnonzero(counts[cell, 1:]):
                 shares[kinds[i]] = shares.get(kinds[i], 0) + int(counts[cell, i + 1])
             kind, share = max(shares.items(), key=lambda item: item[1])
-            if share >= CELL_SHARE * step * step:
+            if share >= CELL_SHARE * PATCH * PATCH:
                 cells[cell] = kind
-        return [cells[r * GRID : (r + 1) * GRID] for r in range(GRID)]
+        return [cells[r * side : (r + 1) * side] for r in range(side)]
 
 
 def places(rng: random.Random, sizes: list[tuple[int, int]], size: int, overlap: float) -> Iterator[tuple[int, int]]:
@@ -558,7 +558,7 @@ def drawing_scene(sources: Sources, rng: random.Random, split: Split, size: int)
 def photo_scene(sources: Sources, rng: random.Random, split: Split, size: int) -> tuple[Image.Image, Scene]:
     photo = photo_of(sources, rng, split, 0.3)
     if photo.small:  # blown up further, the encoder would hardly know it
-        side = round(size * rng.uniform(0.4, 0.75))
+        side = min(size, round(64 * rng.uniform(2, 3.75)))
         ground, name = background(rng, size)
         x, y = rng.randint(0, size - side), rng.randint(0, size - side)
     else:
@@ -684,7 +684,7 @@ def shapes_scene(rng: random.Random, size: int) -> tuple[Image.Image, Scene]:
     return canvas.image, canvas.scene(ground)
 
 
-def compose(sources: Sources, rng: random.Random, split: Split = "train", size: int = 320) -> tuple[Image.Image, Scene]:
+def compose(sources: Sources, rng: random.Random, split: Split = "train", size: int = 448) -> tuple[Image.Image, Scene]:
     """One random scene: a `size` x `size` RGB picture and what is in it."""
     # the same seed gives other compositions in the other split
     rng = random.Random(f"{split} {rng.getrandbits(64)}")

@@ -43,6 +43,7 @@ from mlmamba.vision import EfficientNetLite0, Vision
 
 IMAGINED = 4  # pictures of a batch that are imagined as something else too
 LEAST_DELTA = 0.01  # below this mean, a connector's head is falling asleep
+RARE = -4.0  # log odds, about, that a patch holds the middle of a thing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +216,8 @@ class Scenes(loop.Objective):
         super().__init__(model)
         self.imagination = imagination
         self.middle = nn.Linear(model.config.language.d_model, 1)
+        nn.init.zeros_(self.middle.weight)  # it learns from what features are before it changes them
+        nn.init.constant_(self.middle.bias, RARE)
         self.teacher, self.words, self.recipe, self.device = teacher, words, recipe, device
         self.sides = [torch.tensor(side, device=device) for side in sides(model.grid)]
         self.older: tuple[Connector, ...] = ()  # what `keep` holds to; no part of what is trained
