@@ -4,12 +4,13 @@ import json
 import pickle
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlmamba.errors import UserError
-from mlmamba.training.questions import QA, RELATIONS, Facts, View, ask, judge, mentions, names
+from mlmamba.training.questions import QA, RELATIONS, Facts, View, ask, judge, mentions, names, some_what
 from mlmamba.training.scenes import (
     EMOJI_FONT,
     N_HELD_OUT_SINGLES,
@@ -89,6 +90,20 @@ def test_counts_and_relations_of_a_known_layout():
         if qa.type == "list":
             assert qa.answer == "I see two cups, a dog and a tree.", qa
     assert {"count", "relation", "where", "list", "is_there", "colour"} <= {qa.type for qa in qas}
+
+
+def test_among_several_things_it_is_the_one_that_takes_most_room():
+    dog, tree = Thing("dog", (0.1, 0.1, 0.4, 0.4), 0.06), Thing("tree", (0.5, 0.5, 0.7, 0.7), 0.05)
+    cups = tuple(Thing("cup", (x, 0.8, x + 0.1, 0.9), 0.05) for x in (0.1, 0.3))
+    rng = random.Random(1)
+
+    def said(*things: Thing) -> str | None:
+        qa = some_what(View(Scene(things, "drawing")), rng)
+        return qa and f"{qa.truth}: {qa.answer}"
+
+    assert said(dog, tree, *cups) == "cup: They are two cups."
+    assert said(dog, cups[0], replace(tree, area=0.02)) is None  # a dog, but only just
+    assert said(replace(dog, area=0.2), tree) == "dog: It is a dog." and said(dog) is None
 
 
 @pytest.mark.parametrize(

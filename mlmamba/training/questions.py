@@ -22,7 +22,7 @@ PHOTO_WEIGHTS = {
 }  # fmt: skip
 
 # for training, beside the questions that a model is examined with
-PRACTICE = WEIGHTS | {"list": 14, "count": 30, "some_number": 8}
+PRACTICE = WEIGHTS | {"list": 16, "count": 30, "relation": 26, "where": 16, "some_number": 8, "some_what": 8}
 PHOTO_PRACTICE = PHOTO_WEIGHTS | {"what": 32, "some_number": 10}
 
 IS_THERE = (
@@ -389,8 +389,22 @@ def what(view: View, rng: random.Random) -> QA | None:
     kinds = {t.kind for t in view.shown}
     if len(kinds) != 1:
         return None
-    (kind,) = kinds
-    n = len(view.shown)
+    return it_is(view, kinds.pop(), rng)
+
+
+def some_what(view: View, rng: random.Random) -> QA | None:
+    """What it is where there are several kinds of things: the one that plainly takes up the most room."""
+    areas: dict[str, float] = {}
+    for thing in view.shown:
+        areas[thing.kind] = areas.get(thing.kind, 0.0) + thing.area
+    if len(areas) < 2:
+        return None
+    kind, second = sorted(areas, key=lambda k: -areas[k])[:2]
+    return it_is(view, kind, rng) if areas[kind] > 1.3 * areas[second] else None
+
+
+def it_is(view: View, kind: str, rng: random.Random) -> QA | None:
+    n = sum(thing.kind == kind for thing in view.shown)
     if n == 1:
         is_ = "They are" if KINDS[kind].form == "plural" else "It is"
         return QA("what", rng.choice(WHAT), f"{is_} {a(kind)}.", kind)
@@ -651,7 +665,7 @@ MAKERS: dict[str, Callable[[View, random.Random], QA | None]] = {
 }  # fmt: skip
 
 
-PRACTISED = MAKERS | {"some_number": some_number}
+PRACTISED = MAKERS | {"some_number": some_number, "some_what": some_what}
 
 
 def scribble(question: str, rng: random.Random) -> str:
