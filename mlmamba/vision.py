@@ -7,6 +7,7 @@ timm and open_clip are imported only when a tower is built: they are slow to imp
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -80,19 +81,26 @@ class EfficientNetLite0(nn.Module):
     A patch is one position of the last map (stride 32). The levels run from edges and colours to things:
     16, 40, 112 and 1280 channels. A convolution does not know where it is, so that two more channels say it: x and y
     of the patch's middle, from -2 (left, top) to 2 (right, bottom).
+
+    With `opinion`, 1,000 more channels between those say what its classifier takes the patch for: the mean of its
+    probabilities for the picture and for one half as large, which shows a thing that fills the picture at about the
+    size that the network was trained on.
     """
 
     STAGES = (0, 2, 4)
     D_LEVELS = (16, 40, 112, 1280)
+    N_CLASSES = 1000
+    LOUD = 10.0  # what a probability of 1 becomes, beside levels of variance 1
     STRIDE = 32
 
-    def __init__(self, image_size: int, *, pretrained: bool = True) -> None:
+    def __init__(self, image_size: int, *, pretrained: bool = True, opinion: bool = False) -> None:
         import timm
 
         super().__init__()
         side = -(-image_size // self.STRIDE)
         self.grid = (side, side)
-        self.d_features = sum(self.D_LEVELS) + 2
+        self.has_opinion = opinion
+        self.d_features = sum(self.D_LEVELS) + opinion * self.N_CLASSES + 2
         self.normalise = Normalise(LITE_MEAN, LITE_STD)
         # the tf_ variant pads "same", as the network was trained
         self.net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -102,15 +110,29 @@ class EfficientNetLite0(nn.Module):
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(b, 3, h, w) in [0, 1] -> (b, n_patches, 1450)."""
-        return self.features(self.levels(pixels))
+        """(b, 3, h, w) in [0, 1] -> (b, n_patches, 1450), or 2450 with opinion."""
+        return self.look(pixels)[0]
+
+    def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, 3, h, w) in [0, 1] -> features (b, n_patches, 1450 or 2450), and their last level as it is, with no norm,
+        (b, n_patches, 1280)."""
+        levels = self.levels(pixels)
+        rows, columns = levels[-1].shape[-2:]
+        pooled = [F.adaptive_avg_pool2d(level, (rows, columns)).flatten(2).mT for level in levels]  # (b, n, c)
+        # normalised, all levels weigh alike, however large their activations are
+        parts = [F.layer_norm(level.float(), level.shape[-1:]) for level in pooled]
+        if self.has_opinion:
+            parts.append(self.LOUD * self.opinion(levels[-1], self.levels(F.avg_pool2d(pixels, 2))[-1]))
+        y, x = (4 * (torch.arange(n, device=pixels.device) + 0.5) / n - 2 for n in (rows, columns))
+        parts.append(torch.cartesian_prod(y, x).flip(-1).expand(len(pixels), -1, -1))  # (b, n, 2)
+        return torch.cat(parts, dim=-1).to(levels[-1].dtype), pooled[-1]
 
     def classify(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) in [0, 1] -> (b, n_patches, 1000): ImageNet logits, the head applied at each patch."""
         return self.classify_map(self.levels(pixels)[-1].flatten(2).mT)
 
     def levels(self, pixels: Tensor) -> list[Tensor]:
-        """(b, 3, h, w) -> the maps of STAGES and of the head, each (b, channels, rows', cols')."""
+        """(b, 3, h, w) -> the maps of STAGES and the last, each (b, channels, rows', cols')."""
         x = self.normalise(pixels).to(self.net.conv_stem.weight.dtype)
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.net.bn1(self.net.conv_stem(x))
@@ -121,15 +143,12 @@ class EfficientNetLite0(nn.Module):
                 levels.append(x)
         return [*levels, self.net.bn2(self.net.conv_head(x))]
 
-    def features(self, levels: list[Tensor]) -> Tensor:
-        """Levels side by side per patch, and its place: (b, n_patches, 1450)."""
-        rows, columns = levels[-1].shape[-2:]
-        pooled = [F.adaptive_avg_pool2d(level, (rows, columns)).flatten(2).mT for level in levels]  # (b, n, c)
-        # normalised, all levels weigh alike, however large their activations are
-        normed = [F.layer_norm(level.float(), level.shape[-1:]) for level in pooled]
-        y, x = (4 * (torch.arange(n, device=normed[0].device) + 0.5) / n - 2 for n in (rows, columns))
-        places = torch.cartesian_prod(y, x).flip(-1).expand(len(normed[0]), -1, -1)  # (b, n, 2)
-        return torch.cat([*normed, places], dim=-1).to(self.net.conv_stem.weight.dtype)  # (b, n, 1450)
+    def opinion(self, near: Tensor, far: Tensor) -> Tensor:
+        """The last level of a picture and of one half as large, both maps -> (b, n_patches, 1000) probabilities."""
+        rows, columns = near.shape[-2:]
+        said = self.classify_map(far.flatten(2).mT).softmax(-1).mT.unflatten(2, far.shape[-2:])
+        said = F.interpolate(said, (rows, columns), mode="bilinear").flatten(2).mT
+        return (self.classify_map(near.flatten(2).mT).softmax(-1) + said) / 2
 
     def classify_map(self, last: Tensor) -> Tensor:
         """The last level (…, 1280) -> (…, 1000), ImageNet logits in float32."""
@@ -242,6 +261,7 @@ def open_clip_visual(name: str, weights: str | None, image_size: int) -> Any:
 Tower = EfficientNetLite0 | VisionTransformer
 TOWERS: dict[str, Callable[..., Tower]] = {
     "efficientnet-lite0": EfficientNetLite0,
+    "efficientnet-lite0-opinion": partial(EfficientNetLite0, opinion=True),
     "dinov2-l14": dinov2,
     "siglip-so400m-14": siglip,
     "clip-l14-336": clip,

@@ -38,7 +38,7 @@ SMALL = dataclasses.replace(
     TINY.model,
     name="small",
     vision=dataclasses.replace(TINY.model.vision, image_size=320),
-    connector=ConnectorConfig(1450, 32, kinds=("bsm", "csm"), n_layers=1, d_state=8, head_dim=16, d_projector=32),
+    connector=ConnectorConfig(2450, 32, kinds=("bsm", "csm"), n_layers=1, d_state=8, head_dim=16, d_projector=32),
     language=LanguageConfig(32, n_layers=1, vocab_size=4096, d_state=8, head_dim=16),
 )
 RECIPE = dataclasses.replace(
@@ -217,7 +217,7 @@ def test_closed_heads_open_again():
     """From Δ of 1e-6, by the loss on sleep alone; an MLP has none."""
     recipe = dataclasses.replace(RECIPE, precision="float32")
     model = scenes_on_drawn(recipe, loop.accelerator_for(recipe, "cpu")).model
-    patches = torch.randn(2, 9, 1450, generator=torch.Generator().manual_seed(0))
+    patches = torch.randn(2, 9, 2450, generator=torch.Generator().manual_seed(0))
     for direction in model.connector.scan["bsm"].layers[0].mvss.directions:
         direction.dt_bias.data.fill_(math.log(1e-6))
     adam = torch.optim.Adam(model.connector.parameters(), 0.05)

@@ -1,5 +1,6 @@
 """The vision towers against their libraries: which block, which tokens, which weights, which pixels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,11 @@ def test_lite0_features_are_its_levels(lite0: EfficientNetLite0, timm_lite0: tor
     pixels = pictures(1, 96)
     with torch.no_grad():
         timm_lite0((pixels * 255 - 127) / 128)
-        levels = lite0.levels(pixels)
-        features, classes = lite0.features(levels), lite0.classify(pixels)
+        (features, last), classes = lite0.look(pixels), lite0.classify(pixels)
         assert torch.equal(features, lite0(pixels))
-        assert torch.equal(classes, lite0.classify_map(levels[-1].flatten(2).mT))
+        assert torch.equal(classes, lite0.classify_map(last))
     assert features.shape == (1, 9, 1450)
+    assert torch.allclose(last, maps["bn2"].flatten(2).mT, atol=2e-2)
     assert classes.shape == (1, 9, 1000)
     first = 0
     for name, stride in (("blocks.0", 16), ("blocks.2", 4), ("blocks.4", 2), ("bn2", 1)):
@@ -71,6 +72,25 @@ def test_lite0_features_are_its_levels(lite0: EfficientNetLite0, timm_lite0: tor
     # then the place: x, y of patch (1, 2) of 3 x 3
     assert features[0, 5, first:].tolist() == pytest.approx([4 / 3, 0])
     assert features[0, 0, first:].tolist() == pytest.approx([-4 / 3, -4 / 3]) and first + 2 == features.shape[-1]
+
+
+def test_lite0_has_an_opinion(lite0: EfficientNetLite0, timm_lite0: torch.nn.Module) -> None:
+    """What timm's classifier says of a patch, one of 3 x 3 here, and of those of 2 x 2 there at half the size."""
+    pixels = pictures(1, 96)
+    half = pixels.unflatten(2, (48, 2)).unflatten(4, (48, 2)).mean((3, 5))
+    with torch.no_grad():
+        near, far = (
+            timm_lite0.classifier(timm_lite0.forward_features((x * 255 - 127) / 128)[0].permute(1, 2, 0)).softmax(-1)
+            for x in (pixels, half)
+        )
+        features = Vision(replace(LITE0, towers=("efficientnet-lite0-opinion",)))(pixels)
+        plain = lite0(pixels)
+    assert near.shape == (3, 3, 1000) and far.shape == (2, 2, 1000) and features.shape == (1, 9, 2450)
+    assert torch.equal(torch.cat([features[..., :1448], features[..., 2448:]], -1), plain)
+    opinion = features[0, :, 1448:2448].view(3, 3, 1000) / EfficientNetLite0.LOUD
+    torch.testing.assert_close(opinion[0, 2], (near[0, 2] + far[0, 1]) / 2, atol=1e-4, rtol=1e-2)
+    torch.testing.assert_close(opinion[1, 1], (near[1, 1] + far.mean((0, 1))) / 2, atol=1e-4, rtol=1e-2)
+    torch.testing.assert_close(opinion[2, 1], (near[2, 1] + far[1].mean(0)) / 2, atol=1e-4, rtol=1e-2)
 
 
 def test_lite0_strict_weights() -> None:

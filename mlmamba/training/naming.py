@@ -20,6 +20,7 @@ from mlmamba.vision import EfficientNetLite0
 N_PICTURES = 320  # photos and collages from which statistics are taken
 COORDINATES = 200  # of the connector's channels, for the directions in which classes differ most
 FIT_STEPS, FIT_RATE, FIT_DECAY = 300, 0.03, 1e-3  # of the detectors
+HEARD = 5.0  # by how much a class's logit would rise to move a patch as far as a sure opinion does
 STRONG, LEAD = 2.0, 12.0  # what a detector says of a sure word, and by how much that then leads the others
 
 
@@ -38,6 +39,7 @@ class Imagined:
         centred = maps - maps.mean(0)
         self.towards = self.head @ (centred.T @ centred / len(centred))  # (1000, 1280)
         self.gain = (self.towards * self.head).sum(-1)
+        self.spread = maps.std(-1, correction=0).mean()  # of the channels at a patch
 
     def push(self, features: Tensor, last: Tensor, towards: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
         """Push patches until class `towards` (b, n_patches; -1: leave it) leads by about `margin` (b, n_patches).
@@ -51,17 +53,33 @@ class Imagined:
             behind = logits.max(-1).values - logits.gather(-1, wanted[..., None])[..., 0] + margin
             far = (behind / self.gain[wanted]).clamp_min(0) * (towards >= 0)
             pushed = (pushed + far[..., None] * self.towards[wanted]).clamp(0, 6)  # as ReLU6 would leave it
-        things, _ = columns(self.tower)
-        anew = features.clone()
+        things, opinion, _ = columns(self.tower)
+        anew, logits = features.clone(), self.tower.classify_map(pushed)
         anew[..., things] = F.layer_norm(pushed, pushed.shape[-1:]).to(features.dtype)
-        return anew, self.tower.classify_map(pushed)
+        if self.tower.has_opinion:
+            said = (self.tower.LOUD * logits.softmax(-1)).to(features.dtype)
+            anew[..., opinion] = torch.where(towards[..., None] >= 0, said, features[..., opinion])
+        return anew, logits
+
+    def shifts(self, margin: float) -> Tensor:
+        """(1000, 1280): about how the last level, as features have it, moves as a class gains `margin` in its logit."""
+        pushed = margin * self.towards / self.gain[:, None]
+        return (pushed - pushed.mean(-1, keepdim=True)) / self.spread
 
 
-def columns(tower: EfficientNetLite0) -> tuple[Tensor, Tensor]:
-    """Which columns of the features are the last level, of things, and which all others."""
-    before, width = sum(tower.D_LEVELS[:-1]), tower.D_LEVELS[-1]
+def columns(tower: EfficientNetLite0) -> tuple[Tensor, Tensor, Tensor]:
+    """Which columns of the features are the last level, of things, which the opinion, if any, and which all others."""
+    lower, things = sum(tower.D_LEVELS[:-1]), tower.D_LEVELS[-1]
     every = torch.arange(tower.d_features)
-    return every[before : before + width], torch.cat([every[:before], every[before + width :]])
+    first, level, opinion, place = every.split([lower, things, len(every) - lower - things - 2, 2])
+    return level, opinion, torch.cat([first, place])
+
+
+def listen(first: nn.Linear, imagined: Imagined) -> None:
+    """Let a connector's first layer take an opinion as if the patch looked more like what it says."""
+    things, opinion, _ = columns(imagined.tower)
+    with torch.no_grad():
+        first.weight[:, opinion] = first.weight[:, things] @ imagined.shifts(HEARD).T / imagined.tower.LOUD
 
 
 def pushes(rng: random.Random, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -77,14 +95,13 @@ def pushes(rng: random.Random, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
 def look(tower: EfficientNetLite0, sources: Sources, size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Features (N_PICTURES, n_patches, d_features) and last level (N_PICTURES, n_patches, 1280) of training photos."""
     rng = random.Random(f"look {seed}")
-    features, last = [], []
+    seen = []
     for _ in range(0, N_PICTURES, 8):
         makers = [collage_scene, photo_scene] * 4
         made = np.stack([np.asarray(maker(sources, rng, "train", size)[0]) for maker in makers])
-        levels = tower.levels(torch.from_numpy(made).permute(0, 3, 1, 2).float() / 255)
-        features.append(tower.features(levels).float())
-        last.append(levels[-1].flatten(2).mT.float())
-    return torch.cat(features), torch.cat(last)
+        seen.append(tower.look(torch.from_numpy(made).permute(0, 3, 1, 2).float() / 255))
+    features, last = (torch.cat(parts).float() for parts in zip(*seen, strict=True))
+    return features, last
 
 
 def start_as_dictionary(
@@ -92,9 +109,10 @@ def start_as_dictionary(
 ) -> None:
     """Set the connector's first weights so that a patch's features already lie along the word that the head gives it.
 
-    The connector's first layer takes the directions in which the head's logits differ most; a hidden unit of the
-    projector each detects one word, by a logistic regression of the head's own opinion; and what it writes tells that
-    word's embedding from all others. A projector with fewer units than there are words is left as it is.
+    The connector's first layer takes the directions in which the head's logits differ most, and opinions along them; a
+    hidden unit of the projector each detects one word, by a logistic regression of the head's own opinion; and what it
+    writes tells that word's embedding from all others. A projector with fewer units than there are words is left as it
+    is.
     features: (b, n_patches, d_features), last: (b, n_patches, 1280), word_ids: (w,), to_words: (1000, w).
     """
     connector, embedding = model.connector, model.language_model.embedding.weight.detach()
@@ -139,7 +157,7 @@ def start_as_dictionary(
 
 def _take_coordinates(model: MLMamba, features: Tensor, imagined: Imagined) -> None:
     """Let the connector's first layer take the head's principal coordinates, and all else from the other levels."""
-    things, others = columns(imagined.tower)
+    things, _, others = columns(imagined.tower)
     first = model.connector.mlp[0]
     assert isinstance(first, nn.Linear)
     n = min(COORDINATES, first.out_features * 3 // 4)
@@ -154,6 +172,8 @@ def _take_coordinates(model: MLMamba, features: Tensor, imagined: Imagined) -> N
         first.weight.zero_()
         first.weight[:n, things], first.bias[:n] = basis.T, 1.5 - mean @ basis
         first.weight[n:, others] = torch.randn(first.out_features - n, len(others)) * (2 / len(others)) ** 0.5
+    if imagined.tower.has_opinion:
+        listen(first, imagined)
 
 
 def _detectors(z: Tensor, opinion: Tensor) -> tuple[Tensor, Tensor]:

@@ -231,9 +231,8 @@ class Scenes(loop.Objective):
         tower = self.model.towers.towers[0]
         assert isinstance(tower, EfficientNetLite0)  # the one tower with a head of its own
         # small parts stay in a CPU's cache
-        parts = [tower.levels(part.to(self.device).float() / 255) for part in batch.pixels.split(8)]
-        patches = torch.cat([tower.features(levels) for levels in parts])
-        last = torch.cat([levels[-1].flatten(2).mT for levels in parts])
+        parts = [tower.look(part.to(self.device).float() / 255) for part in batch.pixels.split(8)]
+        patches, last = (torch.cat(each) for each in zip(*parts, strict=True))
         photographic = batch.photographic.to(self.device)
         words = self.teacher.name(tower.classify_map(last), batch.words.to(self.device), photographic)
         some = photographic.float().argsort(descending=True, stable=True)[:IMAGINED]  # photos first; always as many
