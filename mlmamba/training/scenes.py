@@ -235,11 +235,13 @@ class Sources:
         return image.crop(image.getchannel("A").point(lambda v: 255 * (v > 24)).getbbox())
 
 
-def photo_of(sources: Sources, rng: random.Random, split: Split, small_share: float = 0.4) -> Photo:
-    """A random photo: common kinds more often, photos of 64 x 64 about `small_share` of the time."""
+def photo_of(
+    sources: Sources, rng: random.Random, split: Split, small_share: float = 0.4, common: float = 0.9
+) -> Photo:
+    """A random photo: of common kinds in a share `common` or more, of 64 x 64 about `small_share` of the time."""
     photos = sources.photos[split]
     core = [k for k in CORE if k in photos]
-    kind = rng.choice(core if rng.random() < 0.9 else list(photos))
+    kind = rng.choice(core if rng.random() < common else list(photos))
     small = [p for p in photos[kind] if p.small]
     large = [p for p in photos[kind] if not p.small]
     return rng.choice(small if small and (not large or rng.random() < small_share) else large)
@@ -556,7 +558,7 @@ def drawing_scene(sources: Sources, rng: random.Random, split: Split, size: int)
 
 
 def photo_scene(sources: Sources, rng: random.Random, split: Split, size: int) -> tuple[Image.Image, Scene]:
-    photo = photo_of(sources, rng, split, 0.3)
+    photo = photo_of(sources, rng, split, 0.3, common=0.5)  # else the reader learns to say names of common kinds alone
     if photo.small:  # blown up further, the encoder would hardly know it
         side = min(size, round(64 * rng.uniform(2, 3.75)))
         ground, name = background(rng, size)
