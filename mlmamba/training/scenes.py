@@ -558,7 +558,8 @@ def drawing_scene(sources: Sources, rng: random.Random, split: Split, size: int)
 
 
 def photo_scene(sources: Sources, rng: random.Random, split: Split, size: int) -> tuple[Image.Image, Scene]:
-    photo = photo_of(sources, rng, split, 0.3, common=0.5)  # else the reader learns to say names of common kinds alone
+    # in training rarer kinds too, or the reader learns to say names of common ones alone
+    photo = photo_of(sources, rng, split, 0.3, common=0.5 if split == "train" else 0.9)
     if photo.small:  # blown up further, the encoder would hardly know it
         side = min(size, round(64 * rng.uniform(2, 3.75)))
         ground, name = background(rng, size)
