@@ -14,7 +14,7 @@ from mlmamba.errors import UserError
 from mlmamba.hub import CHECKPOINTS
 from mlmamba.model import MLMamba
 from mlmamba.training import naming
-from mlmamba.training.naming import Imagined, look, pushes, start_as_dictionary
+from mlmamba.training.naming import HEARD, Imagined, look, pushes, start_as_dictionary
 from mlmamba.training.questions import COUNT, KINDS, View, ask, some_number
 from mlmamba.training.scenes import Scene, Sources, Thing
 from mlmamba.training.train import Teacher, initialise, take_over
@@ -103,13 +103,21 @@ def test_an_untrained_connector_names_what_the_head_names(vision, monkeypatch):
     assert right("bsm") > 0.3 and right("csm") > 0.3
 
 
-def test_a_run_starts_from_another_model_and_from_its_connector_where_that_fits():
+@pytest.fixture(scope="module")
+def heard() -> Imagined:
+    """Of the tower that tells its opinion."""
+    return Imagined(
+        Vision(TINY.model.vision).towers[0], torch.randn(2000, 1280, generator=torch.Generator().manual_seed(4))
+    )
+
+
+def test_a_run_starts_from_another_model_and_from_its_connector_where_that_fits(heard):
     older = mlmamba.load("tiny", vision=False, device="cpu")
     same, smaller = (
         MLMamba(older.config),
         MLMamba(replace(older.config, connector=replace(older.config.connector, n_layers=1))),
     )
-    assert take_over(same, older) and not take_over(smaller, older)
+    assert take_over(same, older, heard) and not take_over(smaller, older, heard)
     for name, weight in older.state_dict().items():
         assert torch.equal(same.state_dict()[name], weight)
         if name.startswith("language_model."):
@@ -117,7 +125,28 @@ def test_a_run_starts_from_another_model_and_from_its_connector_where_that_fits(
     assert not torch.equal(smaller.connector.mlp[0].weight, older.connector.mlp[0].weight)
     other = MLMamba(replace(older.config, language=replace(older.config.language, n_layers=2)))
     with pytest.raises(UserError, match="other sizes"):
-        take_over(other, older)
+        take_over(other, older, heard)
+
+
+def test_a_connector_that_heard_no_opinion_learns_to_listen(heard):
+    connector = replace(TINY.model.connector, d_features=1450)
+    older, model = MLMamba(replace(TINY.model, connector=connector)), MLMamba(TINY.model)
+    assert take_over(model, older, heard)
+    torch.manual_seed(5)
+    levels, place = torch.randn(1, 16, 1448), torch.rand(1, 16, 2)
+    patches = torch.cat([levels, place], -1)
+    silent = torch.cat([levels, torch.zeros(1, 16, 1000), place], -1)
+    with torch.no_grad():
+        before = older.connector(patches, (4, 4), "csm").features
+        torch.testing.assert_close(model.connector(silent, (4, 4), "csm").features, before)
+        # an opinion moves a patch as its features do when they are pushed to where the head says so
+        dog = torch.zeros(1000)
+        dog[207] = 1.0
+        listened = model.connector.mlp[0].weight[:, 1448:2448] @ (dog * heard.tower.LOUD)
+        pushed = older.connector.mlp[0].weight[:, 168:1448] @ heard.shifts(HEARD)[207]
+        torch.testing.assert_close(listened, pushed, atol=1e-4, rtol=1e-4)
+        rise = heard.head @ heard.shifts(HEARD)[207]
+        assert rise.argmax() == 207
 
 
 def test_some_number_is_of_what_is_there_or_surely_not():

@@ -75,8 +75,9 @@ def columns(tower: EfficientNetLite0) -> tuple[Tensor, Tensor, Tensor]:
     return level, opinion, torch.cat([first, place])
 
 
-def listen(first: nn.Linear, imagined: Imagined) -> None:
+def listen(first: nn.Module, imagined: Imagined) -> None:
     """Let a connector's first layer take an opinion as if the patch looked more like what it says."""
+    assert isinstance(first, nn.Linear)
     things, opinion, _ = columns(imagined.tower)
     with torch.no_grad():
         first.weight[:, opinion] = first.weight[:, things] @ imagined.shifts(HEARD).T / imagined.tower.LOUD

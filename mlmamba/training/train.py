@@ -16,7 +16,7 @@ import json
 import math
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ from mlmamba.ssd import Scan
 from mlmamba.training import loop
 from mlmamba.training.batches import FACTS, NONE, TYPES, Batch, Batches, Branches, sides
 from mlmamba.training.loop import Figures, mean_loss
-from mlmamba.training.naming import Imagined, look, start_as_dictionary
+from mlmamba.training.naming import Imagined, columns, listen, look, start_as_dictionary
 from mlmamba.training.scenes import Sources
 from mlmamba.training.things import OF_WNID
 from mlmamba.training.tokenizer import corpus, first_id, first_ids
@@ -43,6 +43,7 @@ from mlmamba.vision import EfficientNetLite0, Vision
 
 IMAGINED = 4  # pictures of a batch that are imagined as something else too
 LEAST_DELTA = 0.01  # below this mean, a connector's head is falling asleep
+FIRST = "mlp.0.weight"  # of a connector: what takes the features
 RARE = -4.0  # log odds, about, that a patch holds the middle of a thing
 
 
@@ -321,8 +322,9 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
     features, last = look(tower, sources, config.vision.image_size, recipe.seed)
     maps = last.flatten(0, 1)
     if not loop.checkpoints(out):
-        if not (older and take_over(model, older)):
-            start_as_dictionary(model, features, last, Imagined(tower, maps), teacher.word_ids, teacher.to_words)
+        imagined = Imagined(tower, maps)
+        if not (older and take_over(model, older, imagined)):
+            start_as_dictionary(model, features, last, imagined, teacher.word_ids, teacher.to_words)
     vision.to(accelerator.device, getattr(torch, recipe.precision))
     imagination = Imagined(tower, maps.to(accelerator.device))
     batches = Batches(
@@ -339,17 +341,28 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
     loop.train(scenes, batches, recipe, out, accelerator)
 
 
-def take_over(model: MLMamba, older: MLMamba) -> bool:
-    """Start from another model's words and language model, and from its connector too where that has the same sizes.
+def take_over(model: MLMamba, older: MLMamba, imagined: Imagined) -> bool:
+    """Start from another model's words and language model, and from its connector too where that has the same sizes,
+    or would have them if its encoder had told its opinion: then it learns to listen (`naming.listen`).
 
     Says whether the connector was taken. Raises UserError where the language models' sizes differ.
     """
     if older.config.language != model.config.language:
         raise UserError("The model to start from has a language model of other sizes; give both the same config.")
     model.language_model.load_state_dict(older.language_model.state_dict())
-    if older.config.connector != model.config.connector:
+    new, old = model.config.connector, older.config.connector
+    things, opinion, others = columns(imagined.tower)
+    deaf = replace(new, d_features=new.d_features - len(opinion))
+    if old not in (new, deaf):
         return False
-    model.connector.load_state_dict(older.connector.state_dict())
+    taken = older.connector.state_dict()
+    if old != new:
+        wider = torch.zeros_like(model.connector.state_dict()[FIRST])
+        wider[:, torch.cat([things, others]).sort().values] = taken[FIRST]
+        taken[FIRST] = wider
+    model.connector.load_state_dict(taken)
+    if old != new:
+        listen(model.connector.mlp[0], imagined)
     return True
 
 
