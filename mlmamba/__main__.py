@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 import mlmamba
 from mlmamba import UserError, weights
 from mlmamba.bench import command as bench
@@ -52,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     average = commands.add_parser("average", help="the mean of the weights of models that are alike")
     average.add_argument("models", nargs="+", help='"tiny" or folders; one that is named twice counts twice')
     average.add_argument("out", type=Path)
+    average.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="as which they are written")
     average.set_defaults(run=run_average)
 
     benchmarks.add_command(commands)
@@ -123,7 +126,8 @@ def run_train(options: argparse.Namespace) -> None:
 def run_average(options: argparse.Namespace) -> None:
     from mlmamba import hub
 
-    weights.average([hub.find(model) for model in options.models], options.out)
+    dtype = torch.float16 if options.dtype == "float16" else torch.float32
+    weights.average([hub.find(model) for model in options.models], options.out, dtype)
     print(f"Averaged. Ask it: python -m mlmamba ask IMAGE QUESTION --model {options.out}")
 
 

@@ -29,6 +29,7 @@ TOWERS = {
     1152: VisionConfig(("siglip-so400m-14",), 384),
     1024: VisionConfig(("clip-l14-336",), 336),
     1450: VisionConfig(("efficientnet-lite0",), 320),
+    2450: VisionConfig(("efficientnet-lite0-opinion",), 320),
 }
 CONVOLUTIONS = ("conv1d.weight", "conv1d_b.weight")
 NEOX_WORDS = 50277  # of the 50288 rows of the embedding, the rest is padding
@@ -60,8 +61,8 @@ def save(config: MLMambaConfig, state: dict[str, Tensor], out: Path) -> None:
     partial.replace(out / WEIGHTS)
 
 
-def average(folders: Sequence[Path], out: Path) -> None:
-    """Write the mean of several models' weights into the folder `out`, in float32, with their config and tokenizer.
+def average(folders: Sequence[Path], out: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the mean of several models' weights into the folder `out`, as `dtype`, with their config and tokenizer.
 
     Models that went on from one start in different ways often lie in one valley; their mean is then better all round
     than each. Raises UserError where config or tokenizer differ.
@@ -77,7 +78,7 @@ def average(folders: Sequence[Path], out: Path) -> None:
     for folder in folders:
         for name, tensor in load_file(folder / WEIGHTS).items():
             total[name] = total[name] + tensor if name in total else tensor.double()
-    save(configs[0], {name: (tensor / len(folders)).float() for name, tensor in total.items()}, out)
+    save(configs[0], {name: (tensor / len(folders)).to(dtype) for name, tensor in total.items()}, out)
     if tokenizers[0]:
         (out / TOKENIZER).write_bytes(tokenizers[0])
 

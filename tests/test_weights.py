@@ -160,7 +160,8 @@ def test_config_round_trip(converted, tmp_path):
 def test_an_average_is_the_mean_of_what_is_alike(tmp_path, capsys):
     sizes = json.loads((CHECKPOINTS / "tiny" / "config.json").read_text(encoding="utf-8"))
     folders = [tmp_path / name for name in ("one", "other", "wider")]
-    tensors = [load_file(CHECKPOINTS / "tiny" / "model.safetensors")]
+    shipped = load_file(CHECKPOINTS / "tiny" / "model.safetensors")
+    tensors = [{name: tensor.float() for name, tensor in shipped.items()}]
     tensors.append({name: tensor * 3 + 1 for name, tensor in tensors[0].items()})
     for folder, weights in zip(folders, [*tensors, tensors[0]], strict=True):
         folder.mkdir()
@@ -176,5 +177,10 @@ def test_an_average_is_the_mean_of_what_is_alike(tmp_path, capsys):
     for name, tensor in found.items():
         np.testing.assert_allclose(tensor.numpy(), (5 * tensors[0][name].numpy() + 1) / 3, rtol=1e-5, atol=1e-6)
     assert MLMambaConfig.load(out / "config.json").name == "one"
+    assert main(["average", str(folders[0]), str(folders[1]), str(tmp_path / "half"), "--dtype", "float16"]) == 0
+    for name, tensor in load_file(tmp_path / "half" / "model.safetensors").items():
+        mean = (4 * tensors[0][name].numpy() + 1) / 2
+        assert tensor.dtype == torch.float16
+        np.testing.assert_allclose(tensor.numpy(), mean, rtol=2**-11, atol=2**-24)
     assert main(["average", str(folders[0]), str(folders[2]), str(out)]) == 1
     assert "average only what is alike" in capsys.readouterr().err
