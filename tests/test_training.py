@@ -76,9 +76,9 @@ class Drawn(Dataset):
         words = torch.where(some(0, 2, 2, 9) == 0, some(0, 1024, 2, 9), NONE)
         pixels = some(0, 256, 2, 3, 96, 96).to(torch.uint8)
         colours = torch.where(some(0, 2, 2, 9) == 0, some(0, len(COLOURS), 2, 9), NONE)
-        middles = torch.where(some(0, 3, 2, 9) > 0, some(0, 2, 2, 9), NONE)
+        middles = torch.where(some(0, 3, 2, 9) > 0, some(0, 5, 2, 9) / 4, NONE)
         pushed = some(-1, 1000, 2, 9), torch.rand(2, 9, generator=generator)
-        return Batch(pixels, words, torch.tensor([False, True]), colours, middles, [talk(), talk()], *pushed)
+        return Batch(pixels, words, torch.tensor([False, True]), colours, middles, talk(), *pushed)
 
 
 def scenes_on_drawn(recipe: training.Recipe, accelerator) -> training.Scenes:
@@ -145,9 +145,9 @@ def test_the_losses_are_what_a_plain_loop_finds():
             told["patch_column"].append(surprise(features[b, i], i % 3, [23, 21, 24]))
             if (middle := batch.middles[b, i].item()) != NONE:
                 there = torch.sigmoid(scenes.middle(features[b, i])).item()
-                told["middle"].append(-math.log(there if middle else 1 - there))
+                told["middle"].append(-middle * math.log(there) - (1 - middle) * math.log(1 - there))
                 middles += middle
-        talk = batch.talks[1]  # of the second connector
+        talk = batch.talks
         for row in range(4):
             read = torch.cat([features[row // 2], model.language_model.embed(talk.ids[row])])
             hidden = model.language_model(read[None]).hidden[0, 9:]
@@ -351,23 +351,21 @@ def test_loss_is_on_answers_alone(whole):
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(whole / "tokenizer.json"))
-    dataset = Batches(
-        Sources(DATA), tokenizer, size=2, branches=3, max_tokens=48, sets=2, image_size=320, seed=7
-    )  # fmt: skip
+    dataset = Batches(Sources(DATA), tokenizer, size=2, branches=3, max_tokens=48, image_size=320, seed=7)
     batch = dataset[0]
-    assert batch.pixels.shape == (2, 3, 320, 320) and batch.words.shape == (2, 100) and len(batch.talks) == 2
-    for talk in batch.talks:
-        assert talk.ids.shape == talk.targets.shape == (6, 48)
-        for ids, targets, telling in zip(talk.ids.tolist(), talk.targets.tolist(), talk.telling.tolist(), strict=True):
-            text = tokenizer.decode(ids, skip_special_tokens=False)
-            replies = [part.split("<|endoftext|>")[0] for part in text.split("<|assistant|>\n")[1:]]
-            told = tokenizer.decode([t for t in targets if t != NONE], skip_special_tokens=False)
-            assert told == "".join(f"{reply}<|endoftext|>" for reply in replies)
-            assert sum(f >= 0 for f in telling) >= len(replies) and max(telling) < len(TYPES)
-            assert all(target != NONE for target, f in zip(targets, telling, strict=True) if f >= 0)
-            assert all(t in (NONE, n) for t, n in zip(targets, ids[1:], strict=False))
+    assert batch.pixels.shape == (2, 3, 320, 320) and batch.words.shape == (2, 100)
+    talk = batch.talks
+    assert talk.ids.shape == talk.targets.shape == (6, 48)
+    for ids, targets, telling in zip(talk.ids.tolist(), talk.targets.tolist(), talk.telling.tolist(), strict=True):
+        text = tokenizer.decode(ids, skip_special_tokens=False)
+        replies = [part.split("<|endoftext|>")[0] for part in text.split("<|assistant|>\n")[1:]]
+        told = tokenizer.decode([t for t in targets if t != NONE], skip_special_tokens=False)
+        assert told == "".join(f"{reply}<|endoftext|>" for reply in replies)
+        assert sum(f >= 0 for f in telling) >= len(replies) and max(telling) < len(TYPES)
+        assert all(target != NONE for target, f in zip(targets, telling, strict=True) if f >= 0)
+        assert all(t in (NONE, n) for t, n in zip(targets, ids[1:], strict=False))
     again = dataset[0]
-    assert torch.equal(again.pixels, batch.pixels) and torch.equal(again.talks[1].ids, batch.talks[1].ids)
+    assert torch.equal(again.pixels, batch.pixels) and torch.equal(again.talks.ids, talk.ids)
     assert not torch.equal(dataset[1].pixels, batch.pixels)
 
 
@@ -429,7 +427,7 @@ def test_the_deciding_words_decide():
 def test_facts_begin_at_the_name_of_a_thing(tmp_path):
     """In the ids of a talk: nothing before the name, from there the thing's facts, nothing in the answer."""
     tokenizer = Tokenizer.from_file(str(CHECKPOINTS / "tiny" / "tokenizer.json"))
-    made = Batches(Sources(DATA), tokenizer, size=1, branches=1, max_tokens=60, sets=1, image_size=320, seed=0)
+    made = Batches(Sources(DATA), tokenizer, size=1, branches=1, max_tokens=60, image_size=320, seed=0)
     dog, cat = Thing("dog", (0.0, 0.0, 0.2, 0.2), 0.02, "brown"), Thing("cat", (0.45, 0.8, 0.55, 0.9), 0.01, "grey")
     qa = QA("relation", "Where is the dog relative to the cat?", "It is above.", "above", ("dog", "cat"))
     ((ids, _, _, _, facts),) = made.pack(View(Scene((dog, cat), "drawing")), [qa], random.Random(0))
@@ -446,7 +444,7 @@ def test_facts_begin_at_the_name_of_a_thing(tmp_path):
 def test_a_talk_asks_of_a_thing_once(whole, monkeypatch):
     """What was said of a thing could be copied when it is asked for again: counting would need no look."""
     tokenizer = Tokenizer.from_file(str(whole / "tokenizer.json"))
-    made = Batches(Sources(DATA), tokenizer, size=1, branches=4, max_tokens=60, sets=1, image_size=64, seed=0)
+    made = Batches(Sources(DATA), tokenizer, size=1, branches=4, max_tokens=60, image_size=64, seed=0)
     dog, cat = Thing("dog", (0.1, 0.1, 0.3, 0.2), 0.02, None), Thing("cat", (0.7, 0.8, 1.0, 1.0), 0.06, None)
     qas = [how_many(kind, 1, random.Random(i)) for i in range(8) for kind in ("dog", "cat")]
 
@@ -472,8 +470,15 @@ def test_patches_tell_colours_and_middles():
     scene = Scene((dog, cat), "drawing", None, (), cells)
     found = torch.tensor(batches.colours(scene)).view(10, 10)
     assert found[1, 1] == found[1, 2] == COLOURS.index("brown") and (found != NONE).sum() == 2
+    # the dog's middle, at (0.2, 0.15), is in the middle of a patch's height and between two columns; the cat's in a
+    # patch's middle
     middles = torch.tensor(batches.middles(scene)).view(10, 10)
-    assert middles.nonzero().tolist() == [[1, 2], [8, 8]] and middles.min() == 0
+    assert {(y, x): round(middles[y, x].item(), 3) for y, x in middles.nonzero().tolist() if middles[y, x] > 1e-6} == {
+        (1, 1): 0.5, (1, 2): 0.5, (8, 8): 1.0,
+    }  # fmt: skip
+    corner = dataclasses.replace(scene, things=(dog, dataclasses.replace(cat, box=(0.95, 0.97, 1.0, 1.0))))
+    # at the edge nothing is lost
+    assert sum(batches.middles(corner)) == pytest.approx(2, abs=0.01)
     two = dataclasses.replace(scene, things=(dog, dataclasses.replace(dog, colour="black"), cat))
     assert set(batches.colours(two)) == {NONE}  # dogs of two colours
     photo = dataclasses.replace(scene, things=(dog, dataclasses.replace(cat, source="photo")))

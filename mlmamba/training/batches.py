@@ -17,7 +17,7 @@ from mlmamba.training.things import COLOURS, KINDS, NUMBERS
 from mlmamba.training.tokenizer import first_id
 
 TYPES = tuple(MAKERS)
-FORESEEN = ("is_there", "group", "count", "colour", "where", "relation")  # types that one word answers
+FORESEEN = ("is_there", "group", "count", "colour", "where", "relation", "what", "main")  # types that one word answers
 NONE = -100  # a target that gives no loss
 FACTS = {"number": NUMBERS, "colour": COLOURS, "row": ROWS, "column": COLUMNS}  # of a thing, and the words for them
 OTHER_WORDS = 0.35  # how often a patch is told by its plural or a synonym
@@ -56,30 +56,29 @@ Row = tuple[list[int], list[int], list[int], list[int], list[Fact]]  # one branc
 class Batch:
     """pixels: (b, 3, s, s) uint8. words: (b, n_patches), the first id of the word of what a patch shows, or NONE.
     photographic: (b,), whether patches without a word show a photo, so that the encoder's own classes can name them.
-    colours: (b, n_patches), the index in COLOURS of what a patch shows. middles: (b, n_patches), 1 where the middle of
-    a thing is, 0 elsewhere. Both are NONE where nobody knows.
-    talks: one set of branches per connector, about the same pictures. towards and margins: (b, n_patches), as
-    `naming.pushes` says."""
+    colours: (b, n_patches), the index in COLOURS of what a patch shows. middles: (b, n_patches), the share of
+    each middle of a thing that a patch has. Both are NONE where nobody knows.
+    towards and margins: (b, n_patches), as `naming.pushes` says."""
 
     pixels: Tensor
     words: Tensor
     photographic: Tensor
     colours: Tensor
     middles: Tensor
-    talks: list[Branches]
+    talks: Branches
     towards: Tensor
     margins: Tensor
 
 
 class Batches(Dataset[Batch]):
-    """`batches[i]`: `size` scenes with `branches` talks each, of at most `max_tokens` tokens, for `sets` connectors."""
+    """`batches[i]`: `size` scenes with `branches` talks each, of at most `max_tokens` tokens."""
 
     def __init__(
-        self, sources: Sources, tokenizer: Tokenizer, *, size: int, branches: int, max_tokens: int, sets: int,
+        self, sources: Sources, tokenizer: Tokenizer, *, size: int, branches: int, max_tokens: int,
         image_size: int, seed: int,
     ):  # fmt: skip
         self.sources, self.tokenizer = sources, tokenizer
-        self.size, self.branches, self.max_tokens, self.sets = size, branches, max_tokens, sets
+        self.size, self.branches, self.max_tokens = size, branches, max_tokens
         self.image_size, self.seed = image_size, seed
         self.chat = ChatTokenizer(tokenizer)
         self.first_ids = {
@@ -98,7 +97,7 @@ class Batches(Dataset[Batch]):
             torch.tensor([scene.style != "shapes" and scene.background is None for scene in scenes]),
             torch.tensor([colours(scene) for scene in scenes]),
             torch.tensor([middles(scene) for scene in scenes]),
-            [self.talks(scenes, rng) for _ in range(self.sets)],
+            self.talks(scenes, rng),
             *pushes(rng, (self.size, (self.image_size // PATCH) ** 2)),
         )
 
@@ -189,13 +188,17 @@ def sides(grid: tuple[int, int]) -> tuple[list[int], list[int]]:
     return [row for row in rows for _ in columns], columns * len(rows)
 
 
-def middles(scene: Scene) -> list[int]:
-    """1 for each patch that holds the middle of a thing, 0 for the others; NONE where a photo may show more things."""
+def middles(scene: Scene) -> list[float]:
+    """For each patch its share of the middles of things, 1 a thing; NONE where a photo may show more things.
+
+    A middle that lies between patches is shared out by its distance from their own middles, so that what is learnt of
+    it is as smooth as the picture and adds up to a number of things.
+    """
     side = len(scene.cells)
     if any(thing.source == "photo" for thing in scene.things):
         return [NONE] * side * side
-    marked = [0] * side * side
+    shares = np.zeros((side, side))
     for thing in scene.things:
-        x, y = (min(int(v * side), side - 1) for v in thing.centre)
-        marked[y * side + x] = 1
-    return marked
+        (x, right), (y, below) = (divmod(min(max(v * side - 0.5, 0), side - 1.001), 1) for v in thing.centre)
+        shares[int(y) : int(y) + 2, int(x) : int(x) + 2] += np.outer([1 - below, below], [1 - right, right])
+    return shares.clip(0, 1).ravel().tolist()

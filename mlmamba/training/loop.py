@@ -1,6 +1,6 @@
 """One training loop for every recipe, on `accelerate`: one process or several, whole or sharded.
 
-A step is one batch, and on it one optimiser step for each of the model's connectors in turn. A batch is made of
+A step is one batch and one step of the optimiser; a model's connectors take turns from step to step. A batch is made of
 micro-batches; micro-batch `i` is a function of the seed and `i` alone, the learning rate one of the step alone, so
 that a run that was killed goes on to the same losses, and several processes see what one would have seen.
 """
@@ -254,23 +254,19 @@ def train(objective: Objective, batches: Dataset[Any], recipe: Recipe, out: Path
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = recipe.rate(step)
             told: list[Figures] = []
-            norms = []
-            for kind in kinds:
-                for micro, share in zip(seen, shares, strict=True):
-                    with accelerator.autocast():
-                        loss, figures = module(micro, kind, step)
-                    # processes average their gradients, so that each multiplies by how many they are
-                    accelerator.backward(loss * (share * world / whole))
-                    told += [figures, {"loss": (loss.item() * share, share)}]
-                norms.append(float(accelerator.clip_grad_norm_(module.parameters(), recipe.clip)))
-                if not math.isfinite(norms[-1]):  # a step along it would spoil all weights
-                    raise UserError(
-                        f"The gradient of step {step} is not finite; begin anew with a lower learning_rate."
-                    )
-                for optimiser in optimisers:
-                    optimiser.step()
-                    optimiser.zero_grad()
-            row = {"step": step, "rate": float(f"{recipe.rate(step):.6g}"), "norm": round(max(norms), 3)}
+            for micro, share in zip(seen, shares, strict=True):
+                with accelerator.autocast():
+                    loss, figures = module(micro, kinds[step % len(kinds)], step)
+                # processes average their gradients, so that each multiplies by how many they are
+                accelerator.backward(loss * (share * world / whole))
+                told += [figures, {"loss": (loss.item() * share, share)}]
+            norm = float(accelerator.clip_grad_norm_(module.parameters(), recipe.clip))
+            if not math.isfinite(norm):  # a step along it would spoil all weights
+                raise UserError(f"The gradient of step {step} is not finite; begin anew with a lower learning_rate.")
+            for optimiser in optimisers:
+                optimiser.step()
+                optimiser.zero_grad()
+            row = {"step": step, "rate": float(f"{recipe.rate(step):.6g}"), "norm": round(norm, 3)}
             row |= summed(gather_object(told)) | {"seconds": round(time.perf_counter() - begun, 3)}
             log.write(row)
             bar.set_postfix(loss=row["loss"])

@@ -9,7 +9,7 @@ with `telling` once more on those that decide whether the answer is right. `earl
 that answers it. `facts`: at the name of a thing in a question, on the words for its number, colour, row and column,
 whichever of them is asked for: a look-up that one question teaches serves all. The first `align_steps` have the losses
 of patches alone and are cheap.
-Connectors take turns on the same pictures; the vision tower stays frozen.
+Connectors take turns from step to step; the vision tower stays frozen.
 """
 
 import json
@@ -195,14 +195,14 @@ def answer_losses(
 @dataclass
 class Seen:
     """A batch as the connectors meet it: patches (b, n_patches, d_features), words, colours and middles
-    (b, n_patches), talks by kind of connector. imagined (k, n_patches, d_features): patches of some photos, pushed
+    (b, n_patches). imagined (k, n_patches, d_features): patches of some photos, pushed
     towards classes that are not there; opinions (k, n_patches, n_words): what the encoder's head then names them."""
 
     patches: Tensor
     words: Tensor
     colours: Tensor
     middles: Tensor
-    talks: dict[str, Branches]
+    talks: Branches
     imagined: Tensor
     opinions: Tensor
 
@@ -240,10 +240,9 @@ class Scenes(loop.Objective):
         imagined, classes = self.imagination.push(
             patches[some], last[some], batch.towards.to(self.device)[some], batch.margins.to(self.device)[some]
         )
-        talks = [talk.to(self.device) for talk in batch.talks]
         return Seen(
             patches, words, batch.colours.to(self.device), batch.middles.to(self.device),
-            dict(zip(self.model.config.connector.kinds, talks, strict=True)), imagined, self.teacher.opinion(classes),
+            batch.talks.to(self.device), imagined, self.teacher.opinion(classes),
         )  # fmt: skip
 
     def imagine_loss(self, seen: Seen, kind: str) -> Tensor:
@@ -291,7 +290,7 @@ class Scenes(loop.Objective):
             told["kept"] = self.keep_loss(features, seen, kind)
             loss = loss + recipe.keep * told["kept"]
         if step >= recipe.align_steps:
-            answers, answer_figures = answer_losses(self.model, features, seen.talks[kind], self.words)
+            answers, answer_figures = answer_losses(self.model, features, seen.talks, self.words)
             told |= answers
             loss = loss + told["answer"] + recipe.telling * told["telling"] + recipe.early * told["early"]
             for name in FACTS:
@@ -329,7 +328,7 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
     imagination = Imagined(tower, maps.to(accelerator.device))
     batches = Batches(
         sources, tokenizer, size=recipe.micro_batch, branches=recipe.branches, max_tokens=recipe.max_tokens,
-        sets=len(config.connector.kinds), image_size=config.vision.image_size, seed=recipe.seed,
+        image_size=config.vision.image_size, seed=recipe.seed,
     )  # fmt: skip
     scenes = Scenes(model, teacher, imagination, words_of(tokenizer), recipe, accelerator.device)
     if recipe.keep:
