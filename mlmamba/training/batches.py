@@ -196,7 +196,7 @@ def middles(scene: Scene) -> list[float]:
     """
     side = len(scene.cells)
     if any(thing.source == "photo" for thing in scene.things):
-        return [NONE] * side * side
+        return [float(NONE)] * side * side
     shares = np.zeros((side, side))
     for thing in scene.things:
         (x, right), (y, below) = (divmod(min(max(v * side - 0.5, 0), side - 1.001), 1) for v in thing.centre)
