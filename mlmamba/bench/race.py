@@ -87,7 +87,7 @@ def verdict(sides: Sequence[dict[str, Any]]) -> list[str]:
     """What came out, in words, whoever won."""
     one, other = sides
     return [
-        compared(one, other, "first_token_s", "{fast} said its first token {times}.", "Both said their first token"),
+        compared(one, other, "first_token_s", "{fast} said its first token {times}.", "To their first token both took"),
         compared(one, other, "decode_s", "After that {fast} was {times} per token.", "After that both took"),
         remembered(one, other),
     ]
