@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -52,9 +53,11 @@ def test_questions_are_true_of_their_scene():
         photographic = any(t.source == "photo" for t in scene.things)
         for qa in ask(scene, rng, 10):
             assert judge(qa, qa.answer), qa
-            named = {k for k in KINDS if names(k, qa.answer)}
             if qa.type == "is_there" and qa.truth == "yes":
-                assert named & present, (qa, present)
+                assert set(qa.kinds) <= present, (qa, present)
+                if said := re.search("Yes, I see (.*)[.]", qa.answer):
+                    n = sum(qa.kinds[0] in (t.kind, *KINDS[t.kind].also) for t in scene.things)
+                    assert said[1] == (NUMBERS[n] if n < len(NUMBERS) else "many"), (qa, scene)
             if qa.type == "is_there" and qa.truth == "no":
                 (whole,) = qa.kinds
                 assert qa.answer == "No, I see none." and (whole == "person" or names(whole, qa.question))

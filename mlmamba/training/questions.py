@@ -359,7 +359,9 @@ def is_there(view: View, rng: random.Random) -> QA | None:
         kind = view.absent(rng)
     question = ask_for(kind, rng)
     if yes:
-        return QA("is_there", question, f"Yes, {there_is(kind, view.number(kind))}.", "yes", (kind,))
+        # a small model that has to name the thing again names another at times
+        n = view.number(kind)
+        return QA("is_there", question, "Yes." if n is None else f"Yes, {number_alone(n)}", "yes", (kind,))
     return QA("is_there", question, "No, I see none.", "no", (kind,))
 
 
@@ -492,8 +494,7 @@ def colour(view: View, rng: random.Random) -> QA | None:
     name, plural = KINDS[thing.kind].name, KINDS[thing.kind].plural
     if len(alike) > 1:
         if {t.colour for t in alike} == {colour}:
-            return QA("colour", rng.choice(COLOURS_ARE).format(s=plural), f"The {plural} are {colour}.",
-                      colour, (thing.kind,))  # fmt: skip
+            return QA("colour", rng.choice(COLOURS_ARE).format(s=plural), f"They are {colour}.", colour, (thing.kind,))
         if thing.kind in SHAPES and all(t.colour for t in alike):
             n = sum(t.colour == colour for t in alike)
             return QA("count", rng.choice(COUNT).format(s=f"{colour} {plural}"), number_alone(n), str(n))
@@ -502,7 +503,7 @@ def colour(view: View, rng: random.Random) -> QA | None:
         return QA(
             "colour",
             rng.choice(COLOURS_ARE).format(s=plural),
-            f"The {name} are {colour}.",
+            f"They are {colour}.",
             colour,
             (thing.kind,),
         )
@@ -510,9 +511,9 @@ def colour(view: View, rng: random.Random) -> QA | None:
         yes = rng.random() < 0.5
         said = colour if yes else rng.choice([c for c in COLOURS if clearly_other(c, colour)])
         question = rng.choice(COLOUR_YES_NO).format(n=name, c=said).replace("a orange", "an orange")
-        answer = f"{'Yes' if yes else 'No'}, the {name} is {colour}."
+        answer = f"{'Yes' if yes else 'No'}, it is {colour}."
         return QA("colour", question, answer, "yes" if yes else "no", (thing.kind,))
-    return QA("colour", rng.choice(COLOUR).format(n=name), f"The {name} is {colour}.", colour, (thing.kind,))
+    return QA("colour", rng.choice(COLOUR).format(n=name), f"It is {colour}.", colour, (thing.kind,))
 
 
 NEAR_COLOURS = (
