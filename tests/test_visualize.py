@@ -288,7 +288,7 @@ def test_payload_round_trip(traced):
 
 def test_a_large_grid_stays_within_the_budget(model):
     large = mlmamba.load("tiny", device="cpu", vision=False)
-    object.__setattr__(large, "vision", Vision(VisionConfig(("efficientnet-lite0",), 864)).eval())
+    object.__setattr__(large, "vision", Vision(replace(large.config.vision, image_size=864)).eval())
     conversation = large.start(MEADOW, "csm")
     "".join(conversation.ask("What can you see?"))
     trace = record(conversation)
