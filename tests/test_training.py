@@ -77,8 +77,9 @@ class Drawn(Dataset):
         pixels = some(0, 256, 2, 3, 96, 96).to(torch.uint8)
         colours = torch.where(some(0, 2, 2, 9) == 0, some(0, len(COLOURS), 2, 9), NONE)
         middles = torch.where(some(0, 3, 2, 9) > 0, some(0, 5, 2, 9) / 4, NONE)
-        pushed = some(-1, 1000, 2, 9), torch.rand(2, 9, generator=generator)
-        return Batch(pixels, words, torch.tensor([False, True]), colours, middles, talk(), *pushed)
+        pushed = [(some(-1, 1000, 2, 9), torch.rand(2, 9, generator=generator)) for _ in range(2)]
+        pushed[0][0][0] = -1  # nothing in the first picture is called another
+        return Batch(pixels, words, torch.tensor([False, True]), colours, middles, talk(), *pushed[0], *pushed[1])
 
 
 def scenes_on_drawn(recipe: training.Recipe, accelerator) -> training.Scenes:
@@ -120,7 +121,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
     seen = scenes.see(batch)
     with torch.no_grad():
         loss, figures = scenes(seen, "csm", step=1)
-        patches = model.towers.towers[0](batch.pixels / 255)
+        patches = seen.patches  # test_renaming asks what they are
         classes = model.towers.towers[0].classify(batch.pixels / 255).softmax(-1)
         output = model.connector(patches, (3, 3), "csm")
         features = output.features

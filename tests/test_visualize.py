@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from PIL import Image
 import mlmamba
 from mlmamba import Scan, UserError, scan_orders
 from mlmamba.chat import Reading, Word
-from mlmamba.config import ConnectorConfig, VisionConfig
+from mlmamba.config import ConnectorConfig
 from mlmamba.connector import Connector, ConnectorOutput
 from mlmamba.mamba2 import SelectiveScan
 from mlmamba.ssd import ssd_recurrence

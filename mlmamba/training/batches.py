@@ -1,7 +1,6 @@
 """Scenes and questions as tensors. Batch `i` is a function of the seed and `i` alone, so that a run can be resumed."""
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 from mlmamba.chat import ChatTokenizer
 from mlmamba.training.naming import pushes
 from mlmamba.training.questions import COLUMNS, MAKERS, QA, ROWS, View, ask, deciding, mentions, third
-from mlmamba.training.renaming import MOST, Names, may_change, rename
+from mlmamba.training.renaming import Push, rename
 from mlmamba.training.scenes import PATCH, Scene, Sources, compose
 from mlmamba.training.things import COLOURS, KINDS, NUMBERS
 from mlmamba.training.tokenizer import first_id
@@ -61,7 +60,8 @@ class Batch:
     photographic: (b,), whether patches without a word show a photo, so that the encoder's own classes can name them.
     colours: (b, n_patches), the index in COLOURS of what a patch shows. middles: (b, n_patches), the share of
     each middle of a thing that a patch has. Both are NONE where nobody knows.
-    renamed: (b, 2 * MOST, 2), ids of words that patches exchange before the talks, as `renaming` says, or NONE.
+    instead and leads: (b, n_patches), the class that a patch is pushed towards and by how much it is to lead, where a
+    thing is called another (`renaming`); -1 elsewhere.
     towards and margins: (b, n_patches), as `naming.pushes` says."""
 
     pixels: Tensor
@@ -70,7 +70,8 @@ class Batch:
     colours: Tensor
     middles: Tensor
     talks: Branches
-    renamed: Tensor
+    instead: Tensor
+    leads: Tensor
     towards: Tensor
     margins: Tensor
 
@@ -90,18 +91,11 @@ class Batches(Dataset[Batch]):
             kind: [first_id(tokenizer, word) for word in (kind, thing.plural, *thing.synonyms)]
             for kind, thing in KINDS.items()
         }
-        firsts = Counter(ids[0] for ids in self.first_ids.values())  # "bow" begins "bow tie" as well
-        self.names = [
-            kind
-            for kind, (one, several, *_) in self.first_ids.items()
-            if may_change(kind) and firsts[one] == 1 and one != several
-        ]
 
     def __getitem__(self, index: int) -> Batch:
         rng = random.Random(f"{self.seed} {index}")
         made = [compose(self.sources, rng, "train", self.image_size) for _ in range(self.size)]
-        scenes = [scene for _, scene in made]
-        talked_of, called = zip(*(rename(scene, rng, self.names) for scene in scenes), strict=True)
+        scenes, called = zip(*(rename(scene, rng) for _, scene in made), strict=True)
         pixels = np.stack([np.asarray(image) for image, _ in made])  # (b, s, s, 3)
         return Batch(
             torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
@@ -109,8 +103,8 @@ class Batches(Dataset[Batch]):
             torch.tensor([scene.style != "shapes" and scene.background is None for scene in scenes]),
             torch.tensor([colours(scene) for scene in scenes]),
             torch.tensor([middles(scene) for scene in scenes]),
-            self.talks(talked_of, rng),
-            torch.tensor([self.pairs(names) for names in called]),
+            self.talks(scenes, rng),
+            *renamed(scenes, called),
             *pushes(rng, (self.size, (self.image_size // PATCH) ** 2)),
         )
 
@@ -121,12 +115,6 @@ class Batches(Dataset[Batch]):
             kind: rng.choice(ids[1:]) if rng.random() < OTHER_WORDS else ids[0] for kind, ids in self.first_ids.items()
         }
         return [NONE if kind is None else as_told[kind] for kind in kinds]
-
-    def pairs(self, called: Names) -> list[tuple[int, int]]:
-        """Ids of the words for kinds and for what they are called instead: of one thing, and of several."""
-        ids = [(self.first_ids[kind], self.first_ids[name]) for kind, name in called.items()]
-        pairs = [pair for one, other in ids for pair in list(zip(one[:2], other[:2], strict=True))[: len(set(one[:2]))]]
-        return [*pairs, *[(NONE, NONE)] * (2 * MOST - len(pairs))]
 
     def talks(self, scenes: Sequence[Scene], rng: random.Random) -> Branches:
         rows = [
@@ -186,6 +174,16 @@ class Batches(Dataset[Batch]):
         decides = [any(a < end and b > start for start, end in spans) for a, b in encoded.offsets]
         assert encoded.ids == reply[: len(decides)]  # what follows ends the turn
         return decides + [False] * (len(reply) - len(decides))
+
+
+def renamed(scenes: Sequence[Scene], called: Sequence[dict[str, Push]]) -> tuple[Tensor, Tensor]:
+    """The class that each patch is pushed towards, and by how much it leads, both (b, n_patches)."""
+    patches = [
+        [pushes.get(kind or "", (-1, 0.0)) for row in scene.cells for kind in row]
+        for scene, pushes in zip(scenes, called, strict=True)
+    ]
+    told = torch.tensor(patches, dtype=torch.float32)  # (b, n_patches, 2)
+    return told[..., 0].long(), told[..., 1]
 
 
 def colours(scene: Scene) -> list[int]:

@@ -7,9 +7,9 @@ among the words of their kind. `middle`: on whether the middle of a thing is the
 numbers are told from it. `awake`: on heads of the scan that close. `answer`: cross entropy on the words of answers,
 with `telling` once more on those that decide whether the answer is right. `early`: within a question, on the one word
 that answers it. `facts`: at the name of a thing in a question, on the words for its number, colour, row and column,
-whichever of them is asked for: a look-up that one question teaches serves all. Half of the talks are about things by
-other names (`renaming`), so that the reader looks names up instead of knowing the common ones by heart. The first
-`align_steps` have the losses of patches alone and are cheap.
+whichever of them is asked for: a look-up that one question teaches serves all. In half of the photos things are pushed
+towards other classes before anything is told or asked of them (`renaming`). The first `align_steps` have the losses of
+patches alone and are cheap.
 Connectors take turns from step to step; the vision tower stays frozen.
 """
 
@@ -36,7 +36,6 @@ from mlmamba.training import loop
 from mlmamba.training.batches import FACTS, NONE, TYPES, Batch, Batches, Branches, sides
 from mlmamba.training.loop import Figures, mean_loss
 from mlmamba.training.naming import Imagined, columns, listen, look, start_as_dictionary
-from mlmamba.training.renaming import exchange
 from mlmamba.training.scenes import Sources
 from mlmamba.training.things import OF_WNID
 from mlmamba.training.tokenizer import corpus, first_id, first_ids
@@ -197,16 +196,14 @@ def answer_losses(
 @dataclass
 class Seen:
     """A batch as the connectors meet it: patches (b, n_patches, d_features), words, colours and middles
-    (b, n_patches). renamed (b, k, 2): words that patches exchange before the talks. imagined (k, n_patches,
-    d_features): patches of some photos, pushed towards classes that are not there; opinions (k, n_patches, n_words):
-    what the encoder's head then names them."""
+    (b, n_patches). imagined (k, n_patches, d_features): patches of some photos, pushed
+    towards classes that are not there; opinions (k, n_patches, n_words): what the encoder's head then names them."""
 
     patches: Tensor
     words: Tensor
     colours: Tensor
     middles: Tensor
     talks: Branches
-    renamed: Tensor
     imagined: Tensor
     opinions: Tensor
 
@@ -240,13 +237,21 @@ class Scenes(loop.Objective):
         patches, last = (torch.cat(each) for each in zip(*parts, strict=True))
         photographic = batch.photographic.to(self.device)
         words = self.teacher.name(tower.classify_map(last), batch.words.to(self.device), photographic)
+        instead, leads = batch.instead.to(self.device), batch.leads.to(self.device)
+        other = (instead >= 0).any(1)
+        # what it is imagined as below is imagined of the photo itself
+        renamed = patches.index_copy(
+            0,
+            other.nonzero()[:, 0],
+            self.imagination.push(patches[other], last[other], instead[other], leads[other])[0],
+        )
         some = photographic.float().argsort(descending=True, stable=True)[:IMAGINED]  # photos first; always as many
         imagined, classes = self.imagination.push(
             patches[some], last[some], batch.towards.to(self.device)[some], batch.margins.to(self.device)[some]
         )
         return Seen(
-            patches, words, batch.colours.to(self.device), batch.middles.to(self.device),
-            batch.talks.to(self.device), batch.renamed.to(self.device), imagined, self.teacher.opinion(classes),
+            renamed, words, batch.colours.to(self.device), batch.middles.to(self.device),
+            batch.talks.to(self.device), imagined, self.teacher.opinion(classes),
         )  # fmt: skip
 
     def imagine_loss(self, seen: Seen, kind: str) -> Tensor:
@@ -294,8 +299,7 @@ class Scenes(loop.Objective):
             told["kept"] = self.keep_loss(features, seen, kind)
             loss = loss + recipe.keep * told["kept"]
         if step >= recipe.align_steps:
-            read = exchange(features, self.model.language_model.embedding.weight, seen.renamed)
-            answers, answer_figures = answer_losses(self.model, read, seen.talks, self.words)
+            answers, answer_figures = answer_losses(self.model, features, seen.talks, self.words)
             told |= answers
             loss = loss + told["answer"] + recipe.telling * told["telling"] + recipe.early * told["early"]
             for name in FACTS:
