@@ -238,13 +238,9 @@ class Scenes(loop.Objective):
         photographic = batch.photographic.to(self.device)
         words = self.teacher.name(tower.classify_map(last), batch.words.to(self.device), photographic)
         instead, leads = batch.instead.to(self.device), batch.leads.to(self.device)
-        other = (instead >= 0).any(1)
-        # what it is imagined as below is imagined of the photo itself
-        renamed = patches.index_copy(
-            0,
-            other.nonzero()[:, 0],
-            self.imagination.push(patches[other], last[other], instead[other], leads[other])[0],
-        )
+        other = instead >= 0
+        renamed = patches.clone()  # below, the photo itself is imagined as something else
+        renamed[other] = self.imagination.push(*(each[other][None] for each in (patches, last, instead, leads)))[0][0]
         some = photographic.float().argsort(descending=True, stable=True)[:IMAGINED]  # photos first; always as many
         imagined, classes = self.imagination.push(
             patches[some], last[some], batch.towards.to(self.device)[some], batch.margins.to(self.device)[some]
