@@ -12,9 +12,9 @@ from mlmamba.hub import CHECKPOINTS
 from mlmamba.training import loop
 from mlmamba.training.batches import Batches
 from mlmamba.training.questions import View, count, is_there, what
-from mlmamba.training.renaming import CLASSES, LEADS, may_change, rename
+from mlmamba.training.renaming import LEADS, may_change, rename
 from mlmamba.training.scenes import Scene, Sources, Thing
-from mlmamba.training.things import KINDS, OF_WNID, unsure
+from mlmamba.training.things import CLASSES, KINDS, OF_WNID, unsure
 from mlmamba.training.tokenizer import first_id
 
 BOX = (0.1, 0.1, 0.3, 0.3)

@@ -61,7 +61,7 @@ class Batch:
     colours: (b, n_patches), the index in COLOURS of what a patch shows. middles: (b, n_patches), the share of
     each middle of a thing that a patch has. Both are NONE where nobody knows.
     instead and leads: (b, n_patches), the class that a patch is pushed towards and by how much it is to lead, where a
-    thing is called another (`renaming`); -1 elsewhere.
+    thing is called another (`renaming`); -1 and 0 elsewhere.
     towards and margins: (b, n_patches), as `naming.pushes` says."""
 
     pixels: Tensor

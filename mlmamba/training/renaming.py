@@ -10,11 +10,10 @@ import random
 from dataclasses import replace
 
 from mlmamba.training.scenes import Scene, Thing
-from mlmamba.training.things import KINDS, OF_WNID, unsure
+from mlmamba.training.things import CLASSES, KINDS, OF_WNID, unsure
 
 OFTEN = 0.5  # share of the photos and collages
 LEADS = (1.0, 8.0)  # by how much the new class leads in the head's logits
-CLASSES = tuple(sorted(OF_WNID))  # ImageNet's, in the order of the head's logits
 
 Push = tuple[int, float]  # towards which class, and by how much it is to lead
 

@@ -112,6 +112,7 @@ def table() -> Table:
 KINDS = table().kinds
 CORE = tuple(k for k, kind in KINDS.items() if kind.core)
 OF_WNID = {wnid: name for name, kind in KINDS.items() for wnid in kind.wnids}
+CLASSES = tuple(sorted(OF_WNID))  # ImageNet's, in the order of the logits of an encoder's head
 NARROWER = {name: tuple(k for k, kind in KINDS.items() if name in kind.also) for name in KINDS}
 
 

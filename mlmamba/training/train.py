@@ -37,7 +37,7 @@ from mlmamba.training.batches import FACTS, NONE, TYPES, Batch, Batches, Branche
 from mlmamba.training.loop import Figures, mean_loss
 from mlmamba.training.naming import Imagined, columns, listen, look, start_as_dictionary
 from mlmamba.training.scenes import Sources
-from mlmamba.training.things import OF_WNID
+from mlmamba.training.things import CLASSES, OF_WNID
 from mlmamba.training.tokenizer import corpus, first_id, first_ids
 from mlmamba.training.tokenizer import train as train_tokenizer
 from mlmamba.vision import EfficientNetLite0, Vision
@@ -118,7 +118,7 @@ class Teacher:
 
     def __init__(self, tokenizer: Tokenizer, sure: float):
         ids = first_ids(tokenizer)
-        words = [ids[OF_WNID[wnid]] for wnid in sorted(OF_WNID)]  # ImageNet's classes in the order of their wnids
+        words = [ids[OF_WNID[wnid]] for wnid in CLASSES]
         self.word_ids, of_class = torch.tensor(words).unique(return_inverse=True)
         self.to_words = F.one_hot(of_class).float()  # (1000, n_words)
         self.sure = sure
