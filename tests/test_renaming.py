@@ -45,6 +45,9 @@ def test_old_things_and_their_lookalikes_are_never_asked_for() -> None:
         gone = {"dog", "cow"} - kinds
         assert bool(gone) == bool(pushes)
         doubtful = {near for kind in gone for near in (kind, *unsure(kind), *KINDS[kind].also)}
+        assert all(
+            view.facts(kind).number is None for kind in doubtful - set(view.present)
+        )  # nor is "none" said of them
         for _ in range(40):
             for made in (is_there(view, rng), count(view, rng)):
                 assert made is None or not set(made.kinds) & doubtful - set(view.present)
