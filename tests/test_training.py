@@ -284,6 +284,21 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(log, tmp_path):
     assert [folder.name for folder in loop.checkpoints(tmp_path)] == ["0000004", "0000005"]
 
 
+def test_two_runs_do_not_share_a_folder(log, tmp_path, monkeypatch):
+    forward, refused = training.Scenes.forward, []
+
+    def meanwhile(self, seen, kind, step):
+        monkeypatch.setattr(training.Scenes, "forward", forward)
+        with pytest.raises(mlmamba.UserError, match=r"Another run is at work in .*name another folder") as error:
+            train_on_drawn(tmp_path, RECIPE)
+        refused.append(error)
+        return forward(self, seen, kind, step)
+
+    monkeypatch.setattr(training.Scenes, "forward", meanwhile)
+    first = train_on_drawn(tmp_path, RECIPE)
+    assert refused and [row["step"] for row in first] == [row["step"] for row in log]
+
+
 def test_another_recipe_does_not_go_on(tmp_path):
     train_on_drawn(tmp_path, dataclasses.replace(RECIPE, steps=1))
     with pytest.raises(mlmamba.UserError, match="another recipe"):

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ import yaml
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import AutocastKwargs, DistributedDataParallelKwargs, DistributedType, gather_object
+from filelock import FileLock, Timeout
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
@@ -37,7 +39,7 @@ from mlmamba.mamba2 import Mamba2Layer
 from mlmamba.model import MLMamba
 
 CONFIGS = Path(__file__).parent / "configs"
-LOG, CHECKPOINTS, WHOLE = "log.jsonl", "checkpoints", "whole.json"
+LOG, CHECKPOINTS, WHOLE, LOCK = "log.jsonl", "checkpoints", "whole.json", ".lock"
 KEPT = 2  # checkpoints
 MAY_CHANGE = ("steps", "save_every", "workers")  # what a run that goes on may be given anew
 
@@ -212,7 +214,8 @@ def accelerator_for(recipe: Recipe, device: str = "auto") -> Accelerator:
 def train(objective: Objective, batches: Dataset[Any], recipe: Recipe, out: Path, accelerator: Accelerator) -> None:
     """Train into the folder `out`, going on from its newest whole checkpoint.
 
-    Writes `log.jsonl`, `tensorboard/` and `checkpoints/`, at the end `config.json` and `model.safetensors`.
+    Writes `log.jsonl`, `tensorboard/` and `checkpoints/`, at the end `config.json` and `model.safetensors`. Raises
+    UserError where another run is at work in that folder.
     """
     world, rank, main = accelerator.num_processes, accelerator.process_index, accelerator.is_main_process
     accumulated, odd = divmod(recipe.batch, recipe.micro_batch * world)
@@ -242,7 +245,7 @@ def train(objective: Objective, batches: Dataset[Any], recipe: Recipe, out: Path
             prefetch_factor=4 if recipe.workers else None,
         )
     )
-    with Log(out, start, enabled=main) as log:
+    with hold(out) if main else nullcontext(), Log(out, start, enabled=main) as log:
         bar = tqdm(range(start, recipe.steps), "training", recipe.steps, initial=start, unit="step", disable=not main)
         for step in bar:
             begun = time.perf_counter()
@@ -343,6 +346,14 @@ def rows(out: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return found
+
+
+def hold(out: Path) -> AbstractContextManager[Any]:
+    """Keep a run's folder from others: two runs that wrote into one would undo each other's steps."""
+    try:
+        return FileLock(out / LOCK).acquire(blocking=False)  # the system lets go of it however a run ends
+    except Timeout as error:
+        raise UserError(f"Another run is at work in {out}; stop it, or name another folder.") from error
 
 
 class Log:
