@@ -77,13 +77,18 @@ def test_what_is_drawn_keeps_its_name(style: str) -> None:
 def test_connectors_meet_the_new_things() -> None:
     """The head's opinion among the features is of the new class, and no other patch has changed."""
     scenes, batch = scenes_on_drawn(RECIPE, loop.accelerator_for(RECIPE, "cpu")), Drawn()[0]
+    batch.towards[1, ::2] = -1
     with torch.no_grad():
         plain = scenes.model.towers(batch.pixels.float() / 255)
-        met = scenes.see(replace(batch, leads=torch.full((2, 9), 4.0))).patches
+        seen = scenes.see(replace(batch, leads=torch.full((2, 9), 4.0)))
+    met = seen.patches
     other = batch.instead >= 0
     assert other[1].any() and not other[0].any()
     torch.testing.assert_close(met[~other], plain[~other])
     assert (met[other][:, 1448:2448].argmax(-1) == batch.instead[other]).float().mean() > 0.8
+    # what is imagined besides is the photo itself, which comes first, not what it was called
+    assert other[1, ::2].any()
+    torch.testing.assert_close(seen.imagined[0, ::2], plain[1, ::2])
 
 
 @on_real_data
