@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 import mlmamba
 from mlmamba.__main__ import main
-from mlmamba.config import ConnectorConfig, LanguageConfig
+from mlmamba.config import ConnectorConfig, LanguageConfig, TransformerConfig
 from mlmamba.hub import CHECKPOINTS
 from mlmamba.model import MLMamba
 from mlmamba.training import batches, evaluate, loop
@@ -76,17 +76,20 @@ class Drawn(Dataset):
         words = torch.where(some(0, 2, 2, 9) == 0, some(0, 1024, 2, 9), NONE)
         pixels = some(0, 256, 2, 3, 96, 96).to(torch.uint8)
         colours = torch.where(some(0, 2, 2, 9) == 0, some(0, len(COLOURS), 2, 9), NONE)
-        middles = torch.where(some(0, 3, 2, 9) > 0, some(0, 5, 2, 9) / 4, NONE)
+        groups, amounts = some(0, 2, 2, 3, 9).float(), torch.where(some(0, 3, 2, 3) > 0, some(0, 5, 2, 3), NONE).float()
         pushed = [(some(-1, 1000, 2, 9), torch.rand(2, 9, generator=generator)) for _ in range(2)]
         pushed[0][0][0] = -1  # nothing in the first picture is called another
-        return Batch(pixels, words, torch.tensor([False, True]), colours, middles, talk(), *pushed[0], *pushed[1])
+        photographic = torch.tensor([False, True])
+        return Batch(pixels, words, photographic, colours, groups, amounts, talk(), *pushed[0], *pushed[1])
 
 
-def scenes_on_drawn(recipe: training.Recipe, accelerator) -> training.Scenes:
+def scenes_on_drawn(
+    recipe: training.Recipe, accelerator, language: LanguageConfig | TransformerConfig = SMALL.language
+) -> training.Scenes:
     config = dataclasses.replace(
         SMALL,
         vision=dataclasses.replace(SMALL.vision, image_size=96),
-        language=dataclasses.replace(SMALL.language, vocab_size=1024),
+        language=dataclasses.replace(language, vocab_size=1024),
     )
     torch.manual_seed(recipe.seed)
     vision = Vision(config.vision)
@@ -125,15 +128,15 @@ def test_the_losses_are_what_a_plain_loop_finds():
         classes = model.towers.towers[0].classify(batch.pixels / 255).softmax(-1)
         output = model.connector(patches, (3, 3), "csm")
         features = output.features
+        delta = model.language_model(features, scans=(0,)).scans[0].dt[..., 0]  # of the first head
         heads = [scan.dt[:, :, h].log().mean().item() for layer in output.scans for scan in layer for h in range(4)]
 
         def surprise(vector: torch.Tensor, target: int, among: list[int] | slice = slice(None)) -> float:
             return -torch.log_softmax(model.language_model.head(vector)[among], -1)[target].item()
 
         patch = {name: [] for name in ("patch_colour", "patch_row", "patch_column")}
-        told = patch | {name: [] for name in ("align", "middle", "answer", "telling", "early")}
+        told = patch | {name: [] for name in ("align", "amounts", "answer", "telling", "early")}
         told |= {f"fact_{name}": [] for name in WORDS}
-        middles = 0
         for b, i in itertools.product(range(2), range(9)):
             word = batch.words[b, i].item()
             if word == NONE and batch.photographic[b] and classes[b, i].max() > 0.02:
@@ -144,10 +147,10 @@ def test_the_losses_are_what_a_plain_loop_finds():
                 told["patch_colour"].append(surprise(features[b, i], colour, WORDS["colour"].tolist()))
             told["patch_row"].append(surprise(features[b, i], i // 3, [20, 21, 22]))
             told["patch_column"].append(surprise(features[b, i], i % 3, [23, 21, 24]))
-            if (middle := batch.middles[b, i].item()) != NONE:
-                there = torch.sigmoid(scenes.middle(features[b, i])).item()
-                told["middle"].append(-middle * math.log(there) - (1 - middle) * math.log(1 - there))
-                middles += middle
+        for b, group in itertools.product(range(2), range(3)):
+            if (amount := batch.amounts[b, group].item()) != NONE:
+                off = abs(sum(delta[b, i].item() for i in range(9) if batch.groups[b, group, i]) - amount)
+                told["amounts"].append(off - 0.5 if off > 1 else off**2 / 2)
         talk = batch.talks
         for row in range(4):
             read = torch.cat([features[row // 2], model.language_model.embed(talk.ids[row])])
@@ -162,7 +165,6 @@ def test_the_losses_are_what_a_plain_loop_finds():
                     if fact != NONE:
                         told[f"fact_{name}"].append(surprise(hidden[t], fact, ids.tolist()))
     means = {name: sum(values) / len(values) for name, values in told.items()}
-    means["middle"] = sum(told["middle"]) / middles  # a loss of each middle, however many patches have none
     # the photo comes first
     imagined = model.connector(seen.imagined, (3, 3), "csm").features
     losses, sure = [], []
@@ -172,9 +174,9 @@ def test_the_losses_are_what_a_plain_loop_finds():
         losses.append(-sure[-1] * (seen.opinions[b, i] * told_so).sum().item())
     means["imagined"] = sum(losses) / sum(sure)
     means["awake"] = sum(max(0.0, math.log(0.01) - mean) ** 2 for mean in heads) / len(heads)
-    weights = dict.fromkeys((*patch, "middle"), recipe.tell) | {
-        "align": recipe.align, "imagined": recipe.imagine, "awake": recipe.awake, "answer": 1.0,
-        "telling": recipe.telling, "early": recipe.early,
+    weights = dict.fromkeys(patch, recipe.tell) | {
+        "align": recipe.align, "imagined": recipe.imagine, "amounts": recipe.amounts, "awake": recipe.awake,
+        "answer": 1.0, "telling": recipe.telling, "early": recipe.early,
     } | {f"fact_{name}": recipe.facts for name in WORDS}  # fmt: skip
     for name, mean in means.items():
         assert figures[name][0] == pytest.approx(mean, rel=1e-3), name
@@ -247,9 +249,17 @@ def test_each_weight_has_one_optimiser_and_learns(optimiser, tmp_path):
     before = {name: weight.clone() for name, weight in scenes.state_dict().items()}
     loop.train(scenes, Drawn(), recipe, tmp_path, loop.accelerator_for(recipe, "cpu"))
     still = [name for name, weight in scenes.state_dict().items() if torch.equal(weight, before[name])]
-    assert not [name for name in still if name.startswith(("model.", "middle."))]
-    saved = load_file(tmp_path / "model.safetensors")
-    assert saved.keys() == scenes.model.state_dict().keys()  # the head for middles is training's alone
+    assert not [name for name in still if name.startswith("model.")]
+
+
+def test_a_transformer_counts_by_a_head_of_training_alone(tmp_path):
+    sizes = TransformerConfig(kind="llama", d_model=32, n_layers=1, n_heads=2, d_mlp=64, vocab_size=1024)
+    scenes = scenes_on_drawn(RECIPE, loop.accelerator_for(RECIPE, "cpu"), language=sizes)
+    before = {name: weight.clone() for name, weight in scenes.state_dict().items()}
+    loop.train(scenes, Drawn(), RECIPE, tmp_path, loop.accelerator_for(RECIPE, "cpu"))
+    learnt = {name for name, weight in scenes.state_dict().items() if not torch.equal(weight, before[name])}
+    assert {"amount.weight", "amount.bias"} <= learnt
+    assert load_file(tmp_path / "model.safetensors").keys() == scenes.model.state_dict().keys()
 
 
 def test_a_stopped_run_goes_on_to_the_same_losses(log, tmp_path, monkeypatch):
@@ -445,7 +455,7 @@ def test_facts_begin_at_the_name_of_a_thing(tmp_path):
     tokenizer = Tokenizer.from_file(str(CHECKPOINTS / "tiny" / "tokenizer.json"))
     made = Batches(Sources(DATA), tokenizer, size=1, branches=1, max_tokens=60, image_size=320, seed=0)
     dog, cat = Thing("dog", (0.0, 0.0, 0.2, 0.2), 0.02, "brown"), Thing("cat", (0.45, 0.8, 0.55, 0.9), 0.01, "grey")
-    qa = QA("relation", "Where is the dog relative to the cat?", "It is above.", "above", ("dog", "cat"))
+    qa = QA("relation", "Where is the dog relative to the cat?", "It is above it.", "above", ("dog", "cat"))
     ((ids, _, _, _, facts),) = made.pack(View(Scene((dog, cat), "drawing")), [qa], random.Random(0))
     read = [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
     at, then, answer = read.index(" dog"), read.index(" cat"), read.index("\n<|assistant|>\n") + 1
@@ -478,7 +488,7 @@ def test_sides_of_patches():
     assert rows[:, 4].tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2, 2] and torch.equal(columns, rows.T)
 
 
-def test_patches_tell_colours_and_middles():
+def test_patches_tell_colours_and_amounts():
     cells: list[list[str | None]] = [[None] * 10 for _ in range(10)]
     cells[1][1] = cells[1][2] = "dog"
     cells[8][8] = "cat"
@@ -486,16 +496,12 @@ def test_patches_tell_colours_and_middles():
     scene = Scene((dog, cat), "drawing", None, (), cells)
     found = torch.tensor(batches.colours(scene)).view(10, 10)
     assert found[1, 1] == found[1, 2] == COLOURS.index("brown") and (found != NONE).sum() == 2
-    # the dog's middle, at (0.2, 0.15), is in the middle of a patch's height and between two columns; the cat's in a
-    # patch's middle
-    middles = torch.tensor(batches.middles(scene)).view(10, 10)
-    assert {(y, x): round(middles[y, x].item(), 3) for y, x in middles.nonzero().tolist() if middles[y, x] > 1e-6} == {
-        (1, 1): 0.5, (1, 2): 0.5, (8, 8): 1.0,
-    }  # fmt: skip
-    corner = dataclasses.replace(scene, things=(dog, dataclasses.replace(cat, box=(0.95, 0.97, 1.0, 1.0))))
-    # at the edge nothing is lost
-    assert sum(batches.middles(corner)) == pytest.approx(2, abs=0.01)
-    two = dataclasses.replace(scene, things=(dog, dataclasses.replace(dog, colour="black"), cat))
+    thin = Thing("pencil", (0.5, 0.1, 0.51, 0.3), 0.001, None)  # owns no patch
+    two = dataclasses.replace(scene, things=(dog, dataclasses.replace(dog, colour="black"), cat, thin))
     assert set(batches.colours(two)) == {NONE}  # dogs of two colours
+    groups, numbers = batches.amounts(two)
+    assert [number for number in numbers if number != NONE] == [4, 1, 2]  # all, cats, dogs; no group of pencils
+    patches = [[i for i, share in enumerate(group) if share] for group in groups]
+    assert patches[:3] == [[*range(100)], [88], [11, 12]] and not any(patches[3:])
     photo = dataclasses.replace(scene, things=(dog, dataclasses.replace(cat, source="photo")))
-    assert set(batches.middles(photo)) == {NONE}
+    assert set(batches.amounts(photo)[1]) == {NONE}

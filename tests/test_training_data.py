@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from mlmamba.errors import UserError
-from mlmamba.training.questions import QA, RELATIONS, Facts, View, ask, judge, mentions, names, some_what
+from mlmamba.training.questions import (
+    QA,
+    RELATIONS,
+    Facts,
+    View,
+    ask,
+    deciding,
+    judge,
+    mentions,
+    names,
+    some_what,
+)
 from mlmamba.training.scenes import (
     EMOJI_FONT,
     N_HELD_OUT_SINGLES,
@@ -86,13 +97,25 @@ def test_counts_and_relations_of_a_known_layout():
         if qa.type == "count" and "cups" in qa.question:
             assert qa.truth == "2" and qa.answer == "I see two.", qa
         if qa.type == "relation" and qa.truth in RELATIONS:
-            assert qa.answer == ("It is above." if qa.kinds == ("dog", "tree") else "It is below."), qa
+            assert qa.answer == ("It is above it." if qa.kinds == ("dog", "tree") else "It is below it."), qa
             assert set(qa.kinds) == {"dog", "tree"}
         if qa.type == "where" and "dog" in qa.question:
             assert qa.answer == "On the left.", qa
         if qa.type == "list":
             assert qa.answer == "I see two cups, a dog and a tree.", qa
     assert {"count", "relation", "where", "list", "is_there", "colour"} <= {qa.type for qa in qas}
+
+
+def test_no_relation_is_likelier_by_the_form_of_its_answer():
+    """The word that decides has more weight in training: answers in which it came sooner would be said too often."""
+    scenes = [
+        Scene((Thing("dog", (x, y, x + 0.2, y + 0.2), 0.04), Thing("cat", (0.4, 0.4, 0.6, 0.6), 0.04)), "drawing")
+        for x, y in ((0.0, 0.4), (0.8, 0.4), (0.4, 0.0), (0.4, 0.8))
+    ]
+    rng = random.Random(5)
+    qas = [qa for scene in scenes for qa in ask(scene, rng, 60) if qa.type == "relation" and qa.truth in RELATIONS]
+    assert {qa.truth for qa in qas} == set(RELATIONS)
+    assert {qa.answer[: deciding(qa)[0][0]] for qa in qas} == {"It is "}
 
 
 def test_among_several_things_it_is_the_one_that_takes_most_room():

@@ -22,6 +22,7 @@ TYPES = tuple(MAKERS)
 FORESEEN = ("is_there", "group", "count", "colour", "where", "relation", "what", "main")  # types that one word answers
 NONE = -100  # a target that gives no loss
 FACTS = {"number": NUMBERS, "colour": COLOURS, "row": ROWS, "column": COLUMNS}  # of a thing, and the words for them
+N_GROUPS = 7  # of patches whose things are counted: all, and those of up to six kinds
 OTHER_WORDS = 0.35  # how often a patch is told by its plural or a synonym
 AGAIN = 0.2  # how often a talk may come back to a thing: what was said of it can be copied, and needs no look
 
@@ -58,8 +59,9 @@ Row = tuple[list[int], list[int], list[int], list[int], list[Fact]]  # one branc
 class Batch:
     """pixels: (b, 3, s, s) uint8. words: (b, n_patches), the first id of the word of what a patch shows, or NONE.
     photographic: (b,), whether patches without a word show a photo, so that the encoder's own classes can name them.
-    colours: (b, n_patches), the index in COLOURS of what a patch shows. middles: (b, n_patches), the share of
-    each middle of a thing that a patch has. Both are NONE where nobody knows.
+    colours: (b, n_patches), the index in COLOURS of what a patch shows, NONE where nobody knows.
+    groups: (b, N_GROUPS, n_patches) of 0 and 1, groups of patches; amounts: (b, N_GROUPS), how many things each of
+    them shows, as `amounts` says.
     instead and leads: (b, n_patches), the class that a patch is pushed towards and by how much it is to lead, where a
     thing is called another (`renaming`); -1 and 0 elsewhere.
     towards and margins: (b, n_patches), as `naming.pushes` says."""
@@ -68,7 +70,8 @@ class Batch:
     words: Tensor
     photographic: Tensor
     colours: Tensor
-    middles: Tensor
+    groups: Tensor
+    amounts: Tensor
     talks: Branches
     instead: Tensor
     leads: Tensor
@@ -102,7 +105,7 @@ class Batches(Dataset[Batch]):
             torch.tensor([self.words(scene, rng) for scene in scenes]),
             torch.tensor([scene.style != "shapes" and scene.background is None for scene in scenes]),
             torch.tensor([colours(scene) for scene in scenes]),
-            torch.tensor([middles(scene) for scene in scenes]),
+            *amounts_of(scenes),
             self.talks(scenes, rng),
             *renamed(scenes, called),
             *pushes(rng, (self.size, (self.image_size // PATCH) ** 2)),
@@ -205,17 +208,21 @@ def sides(grid: tuple[int, int]) -> tuple[list[int], list[int]]:
     return [row for row in rows for _ in columns], columns * len(rows)
 
 
-def middles(scene: Scene) -> list[float]:
-    """For each patch its share of the middles of things, 1 a thing; NONE where a photo may show more things.
+def amounts_of(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+    """`amounts` of each scene: groups (b, N_GROUPS, n_patches) and numbers (b, N_GROUPS)."""
+    groups, numbers = zip(*map(amounts, scenes), strict=True)
+    return torch.tensor(groups), torch.tensor(numbers)
 
-    A middle that lies between patches is shared out by its distance from their own middles, so that what is learnt of
-    it is as smooth as the picture and adds up to a number of things.
-    """
-    side = len(scene.cells)
-    if any(thing.source == "photo" for thing in scene.things):
-        return [float(NONE)] * side * side
-    shares = np.zeros((side, side))
-    for thing in scene.things:
-        (x, right), (y, below) = (divmod(min(max(v * side - 0.5, 0), side - 1.001), 1) for v in thing.centre)
-        shares[int(y) : int(y) + 2, int(x) : int(x) + 2] += np.outer([1 - below, below], [1 - right, right])
-    return shares.clip(0, 1).ravel().tolist()
+
+def amounts(scene: Scene) -> tuple[list[list[float]], list[float]]:
+    """Groups of patches, (N_GROUPS, n_patches) of 0 and 1, and how many things each shows: all patches, then those of
+    each kind. The number is NONE where a photo may show more things, and for a group that isn't there."""
+    cells = [kind for row in scene.cells for kind in row]
+    groups = [[1.0] * len(cells)] + [[0.0] * len(cells)] * (N_GROUPS - 1)
+    numbers = [float(NONE)] * N_GROUPS
+    kinds = [thing.kind for thing in scene.things]
+    if not any(thing.source == "photo" for thing in scene.things):
+        numbers[0] = len(kinds)
+        for i, kind in enumerate(sorted(set(kinds) & set(cells)), 1):
+            groups[i], numbers[i] = [float(cell == kind) for cell in cells], kinds.count(kind)
+    return groups, numbers

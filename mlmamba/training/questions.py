@@ -243,10 +243,9 @@ THANKS_ANSWER = "You are welcome! Ask me more about the picture."
 
 # relation -> the opposite one; x < y in picture coordinates means left of, above
 RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-# things are not named again: a small model can look up one place after another, but not copy two names in order
-RELATION_SAYS = {
-    "left of": "it is to the left", "right of": "it is to the right", "above": "it is above", "below": "it is below",
-}  # fmt: skip
+# things are not named again: a small model can look up one place after another, but not copy two names in order.
+# The word that decides comes at the same place in all four, so that no answer is more likely by its form
+RELATION_SAYS = {relation: f"it is {relation} it" for relation in RELATIONS}
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "middle", "right")
 

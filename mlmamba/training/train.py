@@ -3,8 +3,8 @@
 The losses. `align`: cross entropy on the word of what a patch shows, read from the projector's output through the tied
 embedding; without it, names don't bind to patches. `imagine`: the same on patches pushed towards other classes.
 `patch_colour`, `patch_row` and `patch_column`: on the words of its colour and of where it is, read in the same way
-among the words of their kind. `middle`: on whether the middle of a thing is there, by a head that only training has;
-numbers are told from it. `awake`: on heads of the scan that close. `answer`: cross entropy on the words of answers,
+among the words of their kind. `amounts`: on how much of a thing the reader takes in there; it adds up to how many
+things there are. `awake`: on heads of the scan that close. `answer`: cross entropy on the words of answers,
 with `telling` once more on those that decide whether the answer is right. `early`: within a question, on the one word
 that answers it. `facts`: at the name of a thing in a question, on the words for its number, colour, row and column,
 whichever of them is asked for: a look-up that one question teaches serves all. In half of the photos things are pushed
@@ -45,7 +45,7 @@ from mlmamba.vision import EfficientNetLite0, Vision
 IMAGINED = 4  # pictures of a batch that are imagined as something else too
 LEAST_DELTA = 0.01  # below this mean, a connector's head is falling asleep
 FIRST = "mlp.0.weight"  # of a connector: what takes the features
-RARE = -4.0  # log odds, about, that a patch holds the middle of a thing
+COUNTER = 0  # the head of a reader's first layer whose Δ is how much of a thing there is at a patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ class Recipe(loop.Recipe):
     align: float
     imagine: float
     tell: float
+    amounts: float
     telling: float
     early: float
     facts: float
@@ -104,6 +105,8 @@ def initialise(model: MLMamba) -> None:
     for layer in reader.layers:
         assert isinstance(layer, Mamba2Layer)
         nn.init.uniform_(layer.scan.A_log, math.log(0.1), math.log(4.0))
+        if layer is reader.layers[0]:
+            layer.scan.A_log.data[COUNTER] = math.log(0.02)  # what was counted stays
         with torch.no_grad():
             layer.in_proj.weight[:d] = layer.in_proj.weight[d : 2 * d]
             layer.in_proj.weight[2 * d + n : 2 * d + 2 * n] = layer.in_proj.weight[2 * d : 2 * d + n]
@@ -195,14 +198,15 @@ def answer_losses(
 
 @dataclass
 class Seen:
-    """A batch as the connectors meet it: patches (b, n_patches, d_features), words, colours and middles
-    (b, n_patches). imagined (k, n_patches, d_features): patches of some photos, pushed
-    towards classes that are not there; opinions (k, n_patches, n_words): what the encoder's head then names them."""
+    """A batch as the connectors meet it: patches (b, n_patches, d_features), words and colours (b, n_patches), groups
+    and amounts as in `Batch`. imagined (k, n_patches, d_features): patches of some photos, pushed towards classes that
+    are not there; opinions (k, n_patches, n_words): what the encoder's head then names them."""
 
     patches: Tensor
     words: Tensor
     colours: Tensor
-    middles: Tensor
+    groups: Tensor
+    amounts: Tensor
     talks: Branches
     imagined: Tensor
     opinions: Tensor
@@ -217,9 +221,8 @@ class Scenes(loop.Objective):
     ):  # fmt: skip
         super().__init__(model)
         self.imagination = imagination
-        self.middle = nn.Linear(model.config.language.d_model, 1)
-        nn.init.zeros_(self.middle.weight)  # it learns from what features are before it changes them
-        nn.init.constant_(self.middle.bias, RARE)
+        mamba = isinstance(model.language_model, LanguageModel)
+        self.amount = None if mamba else nn.Linear(model.config.language.d_model, 1)  # a Transformer has no Δ
         self.teacher, self.words, self.recipe, self.device = teacher, words, recipe, device
         self.sides = [torch.tensor(side, device=device) for side in sides(model.grid)]
         self.older: tuple[Connector, ...] = ()  # what `keep` holds to; no part of what is trained
@@ -246,8 +249,8 @@ class Scenes(loop.Objective):
             patches[some], last[some], batch.towards.to(self.device)[some], batch.margins.to(self.device)[some]
         )
         return Seen(
-            renamed, words, batch.colours.to(self.device), batch.middles.to(self.device),
-            batch.talks.to(self.device), imagined, self.teacher.opinion(classes),
+            renamed, words, batch.colours.to(self.device), batch.groups.to(self.device),
+            batch.amounts.to(self.device), batch.talks.to(self.device), imagined, self.teacher.opinion(classes),
         )  # fmt: skip
 
     def imagine_loss(self, seen: Seen, kind: str) -> Tensor:
@@ -268,12 +271,30 @@ class Scenes(loop.Objective):
         apart = (features.float() - before).square().mean(-1)[held].sum() / max(1, int(held.sum()))
         return apart / before.var()
 
-    def middle_loss(self, features: Tensor, middles: Tensor) -> Tensor:
-        """Loss on whether the middle of a thing is at a patch, for each middle that there is."""
-        clear = middles != NONE
-        there = middles[clear].float()
-        told = self.middle(features[clear])[:, 0].float()
-        return F.binary_cross_entropy_with_logits(told, there, reduction="sum") / max(1.0, float(there.sum()))
+    def taken_in(self, features: Tensor) -> Tensor:
+        """How much of a thing the reader takes in at each patch, (b, n_patches): the Δ of its counter.
+
+        That head's state is the sum of Δ·x·Bᵀ over the patches, and B tells what a patch shows: where Δ adds up to the
+        number of dogs, what "dogs" reads from the state (C) does so too. For a Transformer a head that only training
+        has stands in.
+        """
+        reader = self.model.language_model
+        if not isinstance(reader, LanguageModel):
+            assert self.amount is not None
+            return F.softplus(self.amount(features)[..., 0].float())
+        layer = reader.layers[0]
+        assert isinstance(layer, Mamba2Layer)
+        row = layer.in_proj.weight[COUNTER - layer.scan.heads]  # rows for Δ are the last
+        return F.softplus(F.linear(layer.norm(features), row).float() + layer.scan.dt_bias[COUNTER].float())
+
+    def amounts_loss(self, features: Tensor, seen: Seen) -> tuple[Tensor, tuple[int, int]]:
+        """Loss on how much of a thing is at each patch, which has to add up to the numbers of things; and how many of
+        these are right. Where in a thing it is put is left to the model: a head may be easier to find than a middle."""
+        known = seen.amounts != NONE
+        sums = (seen.groups @ self.taken_in(features)[..., None])[..., 0][known]  # groups: (b, N_GROUPS, n_patches)
+        numbers = seen.amounts[known]
+        loss = F.smooth_l1_loss(sums, numbers, reduction="sum") / max(1, len(numbers))
+        return loss, (int((sums.round() == numbers).sum()), len(numbers))
 
     def forward(self, seen: Seen, kind: str, step: int) -> tuple[Tensor, Figures]:
         output = self.model.connector(seen.patches, self.model.grid, kind)
@@ -287,8 +308,8 @@ class Scenes(loop.Objective):
             patch = f"patch_{name}"
             told[patch], figures[f"{patch}_right"] = word_loss(self.model, features, self.words[name], targets)
             loss = loss + recipe.tell * told[patch]
-        told["middle"] = self.middle_loss(features, seen.middles)
-        loss = loss + recipe.tell * told["middle"]
+        told["amounts"], figures["amounts_right"] = self.amounts_loss(features, seen)
+        loss = loss + recipe.amounts * told["amounts"]
         told["awake"] = asleep(output.scans)
         loss = loss + recipe.awake * told["awake"]
         if self.older:
