@@ -85,6 +85,9 @@ class EfficientNetLite0(nn.Module):
     With `opinion`, 1,000 more channels between those say what its classifier takes the patch for: the mean of its
     probabilities for the picture and for one half as large, which shows a thing that fills the picture at about the
     size that the network was trained on.
+
+    With `detail`, 336 more say how the level of stride 16 differs within a patch (left from right, top from bottom, one
+    diagonal from the other), which tells two small things from one.
     """
 
     STAGES = (0, 2, 4)
@@ -93,14 +96,17 @@ class EfficientNetLite0(nn.Module):
     LOUD = 10.0  # what a probability of 1 becomes, beside levels of variance 1
     STRIDE = 32
 
-    def __init__(self, image_size: int, *, pretrained: bool = True, opinion: bool = False) -> None:
+    def __init__(
+        self, image_size: int, *, pretrained: bool = True, opinion: bool = False, detail: bool = False
+    ) -> None:
         import timm
 
         super().__init__()
         side = -(-image_size // self.STRIDE)
         self.grid = (side, side)
-        self.has_opinion = opinion
-        self.d_features = sum(self.D_LEVELS) + opinion * self.N_CLASSES + 2
+        self.has_opinion, self.has_detail = opinion, detail
+        self.d_parts = (*self.D_LEVELS, opinion * self.N_CLASSES, detail * 3 * self.D_LEVELS[2], 2)
+        self.d_features = sum(self.d_parts)
         self.normalise = Normalise(LITE_MEAN, LITE_STD)
         # the tf_ variant pads "same", as the network was trained
         self.net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -110,11 +116,11 @@ class EfficientNetLite0(nn.Module):
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster layout
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(b, 3, h, w) in [0, 1] -> (b, n_patches, 1450), or 2450 with opinion."""
+        """(b, 3, h, w) in [0, 1] -> (b, n_patches, 1450), with opinion 2450, with detail too 2786."""
         return self.look(pixels)[0]
 
     def look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, 3, h, w) in [0, 1] -> features (b, n_patches, 1450 or 2450), and their last level as it is, with no norm,
+        """(b, 3, h, w) in [0, 1] -> features (b, n_patches, d_features), and their last level as it is, with no norm,
         (b, n_patches, 1280)."""
         levels = self.levels(pixels)
         rows, columns = levels[-1].shape[-2:]
@@ -123,6 +129,8 @@ class EfficientNetLite0(nn.Module):
         parts = [F.layer_norm(level.float(), level.shape[-1:]) for level in pooled]
         if self.has_opinion:
             parts.append(self.LOUD * self.opinion(levels[-1], self.levels(F.avg_pool2d(pixels, 2))[-1]))
+        if self.has_detail:
+            parts.append(detail(F.adaptive_avg_pool2d(levels[2], (2 * rows, 2 * columns))))
         y, x = (4 * (torch.arange(n, device=pixels.device) + 0.5) / n - 2 for n in (rows, columns))
         parts.append(torch.cartesian_prod(y, x).flip(-1).expand(len(pixels), -1, -1))  # (b, n, 2)
         return torch.cat(parts, dim=-1).to(levels[-1].dtype), pooled[-1]
@@ -155,6 +163,15 @@ class EfficientNetLite0(nn.Module):
         # the classifier is linear, so that the mean of these logits is the network's own answer
         head = self.net.classifier
         return F.linear(last.float(), head.weight.float(), head.bias.float())
+
+
+def detail(level: Tensor) -> Tensor:
+    """A level at twice the grid of the patches, (b, c, 2 rows, 2 columns) -> (b, n_patches, 3 c): of its four places in
+    a patch, each normalised over its channels, left less right, top less bottom, and one diagonal less the other."""
+    places = F.layer_norm(level.float().movedim(1, -1), level.shape[1:2])  # (b, 2 rows, 2 columns, c)
+    top, bottom = places[:, 0::2], places[:, 1::2]
+    (a, b), (c, d) = ((row[:, :, 0::2], row[:, :, 1::2]) for row in (top, bottom))  # (b, rows, columns, c) each
+    return torch.cat([a - b + c - d, a + b - c - d, a - b - c + d], -1).flatten(1, 2) / 2
 
 
 def lite0_weights() -> dict[str, Tensor]:
@@ -262,6 +279,7 @@ Tower = EfficientNetLite0 | VisionTransformer
 TOWERS: dict[str, Callable[..., Tower]] = {
     "efficientnet-lite0": EfficientNetLite0,
     "efficientnet-lite0-opinion": partial(EfficientNetLite0, opinion=True),
+    "efficientnet-lite0-detail": partial(EfficientNetLite0, opinion=True, detail=True),
     "dinov2-l14": dinov2,
     "siglip-so400m-14": siglip,
     "clip-l14-336": clip,

@@ -10,6 +10,7 @@ from test_training import DATA, TINY, on_real_data
 from tokenizers import Tokenizer
 
 import mlmamba
+from mlmamba.config import VisionConfig
 from mlmamba.errors import UserError
 from mlmamba.hub import CHECKPOINTS
 from mlmamba.model import MLMamba
@@ -23,9 +24,9 @@ from mlmamba.vision import Vision
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.fixture(scope="module", params=["efficientnet-lite0", "efficientnet-lite0-opinion"])
+@pytest.fixture(scope="module", params=["", "-opinion", "-detail"])
 def vision(request) -> Vision:
-    return Vision(replace(TINY.model.vision, towers=(request.param,), image_size=320))
+    return Vision(replace(TINY.model.vision, towers=(f"efficientnet-lite0{request.param}",), image_size=320))
 
 
 def seen(vision: Vision) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,7 +51,7 @@ def test_a_push_goes_to_its_class_and_changes_nothing_else(vision):
     left = towards < 0
     torch.testing.assert_close(anew[left], features[left], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits[left], before[left], atol=1e-4, rtol=1e-4)
-    for same in (slice(168), slice(-2, None)):  # the lower levels and the place
+    for same in (slice(168), slice(2448, 2784), slice(-2, None)):  # the lower levels, detail if any, and the place
         torch.testing.assert_close(anew[..., same], features[..., same])
     if tower.has_opinion:
         said = anew[..., 1448:2448]
@@ -147,6 +148,23 @@ def test_a_connector_that_heard_no_opinion_learns_to_listen(heard):
         torch.testing.assert_close(listened, pushed, atol=1e-4, rtol=1e-4)
         rise = heard.head @ heard.shifts(HEARD)[207]
         assert rise.argmax() == 207
+
+
+def test_a_connector_that_saw_no_detail_goes_on_as_it_was(heard):
+    """And one that heard no opinion either learns to listen."""
+    connector = replace(TINY.model.connector, d_features=2786)
+    model = MLMamba(replace(TINY.model, connector=connector))
+    seeing = Imagined(Vision(VisionConfig(("efficientnet-lite0-detail",), 96)).towers[0], torch.randn(2000, 1280))
+    torch.manual_seed(6)
+    levels, opinion, detail, place = (torch.randn(1, 16, n) for n in (1448, 1000, 336, 2))
+    for d, known in ((2450, [levels, opinion, place]), (1450, [levels, place])):
+        older = MLMamba(replace(TINY.model, connector=replace(connector, d_features=d)))
+        assert take_over(model, older, seeing)
+        patches = torch.cat([levels, opinion if d == 2450 else 0 * opinion, detail, place], -1)
+        with torch.no_grad():
+            before = older.connector(torch.cat(known, -1), (4, 4), "csm").features
+            torch.testing.assert_close(model.connector(patches, (4, 4), "csm").features, before)
+        assert model.connector.mlp[0].weight[:, 1448:2448].any()
 
 
 def test_some_number_is_of_what_is_there_or_surely_not():

@@ -136,7 +136,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
 
         patch = {name: [] for name in ("patch_colour", "patch_row", "patch_column")}
         told = patch | {name: [] for name in ("align", "amounts", "answer", "telling", "early")}
-        told |= {f"fact_{name}": [] for name in WORDS}
+        told |= {f"fact_{name}": [] for name in WORDS} | {"read": []}
         for b, i in itertools.product(range(2), range(9)):
             word = batch.words[b, i].item()
             if word == NONE and batch.photographic[b] and classes[b, i].max() > 0.02:
@@ -154,8 +154,17 @@ def test_the_losses_are_what_a_plain_loop_finds():
         talk = batch.talks
         for row in range(4):
             read = torch.cat([features[row // 2], model.language_model.embed(talk.ids[row])])
-            hidden = model.language_model(read[None]).hidden[0, 9:]
+            output = model.language_model(read[None], scans=(0,))
+            hidden, scan = output.hidden[0, 9:], output.scans[0]
+            counted = torch.zeros(8)  # of the first head's first channel, as the paper's recurrence has it
+            for i in range(9):
+                delta_i = scan.dt[0, i, 0]
+                counted = torch.exp(delta_i * scan.A[0]) * counted + delta_i * scan.x[0, i, 0, 0] * scan.B[0, i]
             for t in range(12):
+                number, same = talk.facts[row, t, 0].item(), t > 0 and torch.equal(*talk.facts[row, t - 1 : t + 1])
+                if number != NONE and not same:
+                    off = abs((scan.C[0, 9 + t] @ counted).item() - number)
+                    told["read"].append(off - 0.5 if off > 1 else off**2 / 2)
                 for name, targets in (("answer", talk.targets), ("early", talk.early)):
                     if (target := targets[row, t].item()) != NONE:
                         told[name].append(surprise(hidden[t], target))
@@ -175,7 +184,8 @@ def test_the_losses_are_what_a_plain_loop_finds():
     means["imagined"] = sum(losses) / sum(sure)
     means["awake"] = sum(max(0.0, math.log(0.01) - mean) ** 2 for mean in heads) / len(heads)
     weights = dict.fromkeys(patch, recipe.tell) | {
-        "align": recipe.align, "imagined": recipe.imagine, "amounts": recipe.amounts, "awake": recipe.awake,
+        "align": recipe.align, "imagined": recipe.imagine, "amounts": recipe.amounts, "read": recipe.amounts,
+        "awake": recipe.awake,
         "answer": 1.0, "telling": recipe.telling, "early": recipe.early,
     } | {f"fact_{name}": recipe.facts for name in WORDS}  # fmt: skip
     for name, mean in means.items():

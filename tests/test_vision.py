@@ -93,6 +93,29 @@ def test_lite0_has_an_opinion(lite0: EfficientNetLite0, timm_lite0: torch.nn.Mod
     torch.testing.assert_close(opinion[2, 1], (near[2, 1] + far[1].mean(0)) / 2, atol=1e-4, rtol=1e-2)
 
 
+def test_lite0_has_an_eye_for_detail(timm_lite0: torch.nn.Module) -> None:
+    """The level of stride 16 is 6 x 6 here, four places in each of 3 x 3 patches."""
+    maps: list[torch.Tensor] = []
+    pixels = pictures(1, 96)
+    with torch.no_grad():
+        handle = timm_lite0.get_submodule("blocks.4").register_forward_hook(lambda _, __, out: maps.append(out))
+        timm_lite0((pixels * 255 - 127) / 128)
+        handle.remove()
+        features, plain = (
+            Vision(replace(LITE0, towers=(f"efficientnet-lite0-{name}",)))(pixels) for name in ("detail", "opinion")
+        )
+    assert maps[0].shape == (1, 112, 6, 6) and features.shape == (1, 9, 2786)
+    assert torch.equal(torch.cat([features[..., :2448], features[..., 2784:]], -1), plain)
+    for row, column in ((0, 0), (1, 2)):
+        places = maps[0][0, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        places = (places - places.mean(0)) / places.std(0, correction=0)
+        (a, b), (c, d) = places.permute(1, 2, 0)
+        expected = torch.cat([(a + c) - (b + d), (a + b) - (c + d), (a + d) - (b + c)]) / 2
+        torch.testing.assert_close(features[0, 3 * row + column, 2448:2784], expected, atol=2e-2, rtol=1e-2)
+    with torch.no_grad():  # 80 px: 5 x 5 places for 3 x 3 patches
+        assert Vision(VisionConfig(("efficientnet-lite0-detail",), 80))(pictures(1, 80)).shape == (1, 9, 2786)
+
+
 def test_lite0_strict_weights() -> None:
     assert vision.lite0_key("_blocks.0._project_conv.weight") == "blocks.0.0.conv_pw.weight"
     assert vision.lite0_key("_blocks.3._bn0.running_mean") == "blocks.2.0.bn1.running_mean"

@@ -69,10 +69,17 @@ class Imagined:
 
 def columns(tower: EfficientNetLite0) -> tuple[Tensor, Tensor, Tensor]:
     """Which columns of the features are the last level, of things, which the opinion, if any, and which all others."""
-    lower, things = sum(tower.D_LEVELS[:-1]), tower.D_LEVELS[-1]
-    every = torch.arange(tower.d_features)
-    first, level, opinion, place = every.split([lower, things, len(every) - lower - things - 2, 2])
-    return level, opinion, torch.cat([first, place])
+    *lower, things, opinion, detail, place = torch.arange(tower.d_features).split(tower.d_parts)
+    return things, opinion, torch.cat([*lower, detail, place])
+
+
+def shared(tower: EfficientNetLite0, d_features: int) -> Tensor | None:
+    """Which columns a tower with `d_features`, that perhaps gives no detail and no opinion, has too; None: no such."""
+    *levels, opinion, detail, place = torch.arange(tower.d_features).split(tower.d_parts)
+    for parts in ([*levels, opinion, detail, place], [*levels, opinion, place], [*levels, place]):
+        if len(kept := torch.cat(parts)) == d_features:
+            return kept
+    return None
 
 
 def listen(first: nn.Module, imagined: Imagined) -> None:

@@ -4,12 +4,12 @@ The losses. `align`: cross entropy on the word of what a patch shows, read from 
 embedding; without it, names don't bind to patches. `imagine`: the same on patches pushed towards other classes.
 `patch_colour`, `patch_row` and `patch_column`: on the words of its colour and of where it is, read in the same way
 among the words of their kind. `amounts`: on how much of a thing the reader takes in there; it adds up to how many
-things there are. `awake`: on heads of the scan that close. `answer`: cross entropy on the words of answers,
-with `telling` once more on those that decide whether the answer is right. `early`: within a question, on the one word
-that answers it. `facts`: at the name of a thing in a question, on the words for its number, colour, row and column,
-whichever of them is asked for: a look-up that one question teaches serves all. In half of the photos things are pushed
-towards other classes before anything is told or asked of them (`renaming`). The first `align_steps` have the losses of
-patches alone and are cheap.
+things there are; and `read`: on what the name of a thing in a question then reads from the reader's state. `awake`: on
+heads of the connector's scans that close. `answer`: cross entropy on the words of answers, with `telling` once more on
+those that decide whether the answer is right. `early`: within a question, on the one word that answers it. `facts`: at
+the name of a thing in a question, on the words for its number, colour, row and column, whichever of them is asked for:
+a look-up that one question teaches serves all. In half of the photos things are pushed towards other classes before
+anything is told or asked of them (`renaming`). The first `align_steps` have the losses of patches alone and are cheap.
 Connectors take turns from step to step; the vision tower stays frozen.
 """
 
@@ -35,7 +35,7 @@ from mlmamba.ssd import Scan
 from mlmamba.training import loop
 from mlmamba.training.batches import FACTS, NONE, TYPES, Batch, Batches, Branches, sides
 from mlmamba.training.loop import Figures, mean_loss
-from mlmamba.training.naming import Imagined, columns, listen, look, start_as_dictionary
+from mlmamba.training.naming import Imagined, columns, listen, look, shared, start_as_dictionary
 from mlmamba.training.scenes import Sources
 from mlmamba.training.things import CLASSES, OF_WNID
 from mlmamba.training.tokenizer import corpus, first_id, first_ids
@@ -106,7 +106,9 @@ def initialise(model: MLMamba) -> None:
         assert isinstance(layer, Mamba2Layer)
         nn.init.uniform_(layer.scan.A_log, math.log(0.1), math.log(4.0))
         if layer is reader.layers[0]:
-            layer.scan.A_log.data[COUNTER] = math.log(0.02)  # what was counted stays
+            scan, first = layer.scan, COUNTER * layer.scan.head_dim
+            scan.A_log.data[COUNTER] = math.log(0.02)  # what was counted stays
+            scan.conv_weight.data[first], scan.conv_bias.data[first] = 0.0, 0.15  # as much for every patch: Δ·B counts
         with torch.no_grad():
             layer.in_proj.weight[:d] = layer.in_proj.weight[d : 2 * d]
             layer.in_proj.weight[2 * d + n : 2 * d + 2 * n] = layer.in_proj.weight[2 * d : 2 * d + n]
@@ -178,7 +180,8 @@ def answer_losses(
     lm = model.language_model
     state = lm(features, last_only=True).state
     k = talk.ids.shape[0] // features.shape[0]
-    hidden = lm(lm.embed(talk.ids), lm.repeat(state, k), last_only=True).hidden
+    output = lm(lm.embed(talk.ids), lm.repeat(state, k), last_only=True, scans=(0,))
+    hidden = output.hidden
     asked, foreseen = talk.targets != NONE, talk.early != NONE
     logits, targets, telling = lm.head(hidden[asked]), talk.targets[asked], talk.telling[asked]
     losses = {
@@ -193,7 +196,24 @@ def answer_losses(
     for (name, ids), facts in zip(words.items(), talk.facts.unbind(-1), strict=True):
         fact = f"fact_{name}"
         losses[fact], figures[f"{fact}_right"] = word_loss(model, hidden, ids, facts)
+    if isinstance(lm, LanguageModel):
+        counted = state[0].ssm[:, COUNTER, 0].repeat_interleave(k, 0)  # (b * k, n)
+        losses["read"], figures["read_right"] = read_loss(counted, output.scans[0].C, talk.facts)
     return losses, figures
+
+
+def read_loss(counted: Tensor, C: Tensor, facts: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Loss on what the name of a thing reads from the counter's state, in its first channel: the number of them. And
+    how many of these are right.
+
+    Without it B·C differs from thing to thing, and what is read can be one dog or two cups. counted: (b, n), the
+    channel's state after the picture; C: (b, t, n) at the tokens of talks; facts as in `Branches`, the number first.
+    """
+    before = F.pad(facts, (0, 0, 1, 0), value=NONE)[:, :-1]
+    named = (facts[..., 0] != NONE) & (facts != before).any(-1)  # where a name ends
+    read, numbers = (C.float() @ counted[..., None])[..., 0][named], facts[..., 0][named].float()
+    loss = F.smooth_l1_loss(read, numbers, reduction="sum") / max(1, len(numbers))
+    return loss, (int((read.round() == numbers).sum()), len(numbers))
 
 
 @dataclass
@@ -321,6 +341,7 @@ class Scenes(loop.Objective):
             loss = loss + told["answer"] + recipe.telling * told["telling"] + recipe.early * told["early"]
             for name in FACTS:
                 loss = loss + recipe.facts * told[f"fact_{name}"]
+            loss = loss + recipe.amounts * answers.get("read", 0.0)
             figures |= answer_figures
         return loss, figures | {name: (value.item(), 1) for name, value in told.items()}
 
@@ -368,7 +389,7 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
 
 def take_over(model: MLMamba, older: MLMamba, imagined: Imagined) -> bool:
     """Start from another model's words and language model, and from its connector too where that has the same sizes,
-    or would have them if its encoder had told its opinion: then it learns to listen (`naming.listen`).
+    or would have them if its encoder had given detail and told its opinion: then it learns to listen (`naming.listen`).
 
     Says whether the connector was taken. Raises UserError where the language models' sizes differ.
     """
@@ -376,17 +397,14 @@ def take_over(model: MLMamba, older: MLMamba, imagined: Imagined) -> bool:
         raise UserError("The model to start from has a language model of other sizes; give both the same config.")
     model.language_model.load_state_dict(older.language_model.state_dict())
     new, old = model.config.connector, older.config.connector
-    things, opinion, others = columns(imagined.tower)
-    deaf = replace(new, d_features=new.d_features - len(opinion))
-    if old not in (new, deaf):
+    kept = shared(imagined.tower, old.d_features)
+    if kept is None or replace(new, d_features=old.d_features) != old:
         return False
     taken = older.connector.state_dict()
-    if old != new:
-        wider = torch.zeros_like(model.connector.state_dict()[FIRST])
-        wider[:, torch.cat([things, others]).sort().values] = taken[FIRST]
-        taken[FIRST] = wider
+    taken[FIRST] = torch.zeros_like(model.connector.state_dict()[FIRST]).index_copy(1, kept, taken[FIRST])
     model.connector.load_state_dict(taken)
-    if old != new:
+    opinion = columns(imagined.tower)[1]
+    if not torch.isin(opinion, kept).all():
         listen(model.connector.mlp[0], imagined)
     return True
 
