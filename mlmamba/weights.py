@@ -30,6 +30,7 @@ TOWERS = {
     1024: VisionConfig(("clip-l14-336",), 336),
     1450: VisionConfig(("efficientnet-lite0",), 320),
     2450: VisionConfig(("efficientnet-lite0-opinion",), 320),
+    2786: VisionConfig(("efficientnet-lite0-detail",), 448),
 }
 CONVOLUTIONS = ("conv1d.weight", "conv1d_b.weight")
 NEOX_WORDS = 50277  # of the 50288 rows of the embedding, the rest is padding

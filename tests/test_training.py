@@ -38,7 +38,7 @@ SMALL = dataclasses.replace(
     TINY.model,
     name="small",
     vision=dataclasses.replace(TINY.model.vision, image_size=320),
-    connector=ConnectorConfig(2450, 32, kinds=("bsm", "csm"), n_layers=1, d_state=8, head_dim=16, d_projector=32),
+    connector=ConnectorConfig(2786, 32, kinds=("bsm", "csm"), n_layers=1, d_state=8, head_dim=16, d_projector=32),
     language=LanguageConfig(32, n_layers=1, vocab_size=4096, d_state=8, head_dim=16),
 )
 RECIPE = dataclasses.replace(
@@ -71,7 +71,8 @@ class Drawn(Dataset):
             early = torch.where(~asked & (some(0, 3, 4, 12) == 0), some(0, 1024, 4, 12), NONE)
             facts = torch.stack([some(0, len(words), 4, 12) for words in WORDS.values()], -1)
             facts = torch.where(some(0, 2, 4, 12, 1) == 0, facts, NONE)
-            return Branches(ids, torch.where(asked, some(0, 1024, 4, 12), NONE), telling, early, facts)
+            places = torch.where(some(0, 2, 4, 12, 1) == 0, torch.rand(4, 12, 2, generator=generator), float(NONE))
+            return Branches(ids, torch.where(asked, some(0, 1024, 4, 12), NONE), telling, early, facts, places)
 
         words = torch.where(some(0, 2, 2, 9) == 0, some(0, 1024, 2, 9), NONE)
         pixels = some(0, 256, 2, 3, 96, 96).to(torch.uint8)
@@ -136,7 +137,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
 
         patch = {name: [] for name in ("patch_colour", "patch_row", "patch_column")}
         told = patch | {name: [] for name in ("align", "amounts", "answer", "telling", "early")}
-        told |= {f"fact_{name}": [] for name in WORDS} | {"read": []}
+        told |= {f"fact_{name}": [] for name in WORDS} | {"read": [], "placed": []}
         for b, i in itertools.product(range(2), range(9)):
             word = batch.words[b, i].item()
             if word == NONE and batch.photographic[b] and classes[b, i].max() > 0.02:
@@ -156,15 +157,22 @@ def test_the_losses_are_what_a_plain_loop_finds():
             read = torch.cat([features[row // 2], model.language_model.embed(talk.ids[row])])
             output = model.language_model(read[None], scans=(0,))
             hidden, scan = output.hidden[0, 9:], output.scans[0]
-            counted = torch.zeros(8)  # of the first head's first channel, as the paper's recurrence has it
+            counted = torch.zeros(3, 8)  # of the first head's first channels, as the paper's recurrence has it
             for i in range(9):
                 delta_i = scan.dt[0, i, 0]
-                counted = torch.exp(delta_i * scan.A[0]) * counted + delta_i * scan.x[0, i, 0, 0] * scan.B[0, i]
+                counted = torch.exp(delta_i * scan.A[0]) * counted
+                counted = counted + delta_i * torch.outer(scan.x[0, i, 0, :3], scan.B[0, i])
+            known = torch.cat([talk.facts[row], talk.places[row]], -1)
             for t in range(12):
-                number, same = talk.facts[row, t, 0].item(), t > 0 and torch.equal(*talk.facts[row, t - 1 : t + 1])
-                if number != NONE and not same:
-                    off = abs((scan.C[0, 9 + t] @ counted).item() - number)
-                    told["read"].append(off - 0.5 if off > 1 else off**2 / 2)
+                if t == 0 or not torch.equal(*known[t - 1 : t + 1]):
+                    number, right, down = (counted @ scan.C[0, 9 + t]).tolist()
+                    if (truth := talk.facts[row, t, 0].item()) != NONE:
+                        off = abs(number - truth)
+                        told["read"].append(off - 0.5 if off > 1 else off**2 / 2)
+                    x, y = talk.places[row, t].tolist()
+                    if x != NONE:
+                        away = [abs(right - number * x), abs(down - number * y)]
+                        told["placed"].append(sum(off - 0.05 if off > 0.1 else off**2 / 0.2 for off in away))
                 for name, targets in (("answer", talk.targets), ("early", talk.early)):
                     if (target := targets[row, t].item()) != NONE:
                         told[name].append(surprise(hidden[t], target))
@@ -185,7 +193,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
     means["awake"] = sum(max(0.0, math.log(0.01) - mean) ** 2 for mean in heads) / len(heads)
     weights = dict.fromkeys(patch, recipe.tell) | {
         "align": recipe.align, "imagined": recipe.imagine, "amounts": recipe.amounts, "read": recipe.amounts,
-        "awake": recipe.awake,
+        "placed": recipe.amounts, "awake": recipe.awake,
         "answer": 1.0, "telling": recipe.telling, "early": recipe.early,
     } | {f"fact_{name}": recipe.facts for name in WORDS}  # fmt: skip
     for name, mean in means.items():
@@ -230,7 +238,7 @@ def test_closed_heads_open_again():
     """From Δ of 1e-6, by the loss on sleep alone; an MLP has none."""
     recipe = dataclasses.replace(RECIPE, precision="float32")
     model = scenes_on_drawn(recipe, loop.accelerator_for(recipe, "cpu")).model
-    patches = torch.randn(2, 9, 2450, generator=torch.Generator().manual_seed(0))
+    patches = torch.randn(2, 9, 2786, generator=torch.Generator().manual_seed(0))
     for direction in model.connector.scan["bsm"].layers[0].mvss.directions:
         direction.dt_bias.data.fill_(math.log(1e-6))
     adam = torch.optim.Adam(model.connector.parameters(), 0.05)
@@ -466,13 +474,16 @@ def test_facts_begin_at_the_name_of_a_thing(tmp_path):
     made = Batches(Sources(DATA), tokenizer, size=1, branches=1, max_tokens=60, image_size=320, seed=0)
     dog, cat = Thing("dog", (0.0, 0.0, 0.2, 0.2), 0.02, "brown"), Thing("cat", (0.45, 0.8, 0.55, 0.9), 0.01, "grey")
     qa = QA("relation", "Where is the dog relative to the cat?", "It is above it.", "above", ("dog", "cat"))
-    ((ids, _, _, _, facts),) = made.pack(View(Scene((dog, cat), "drawing")), [qa], random.Random(0))
+    ((ids, _, _, _, facts, places),) = made.pack(View(Scene((dog, cat), "drawing")), [qa], random.Random(0))
     read = [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
     at, then, answer = read.index(" dog"), read.index(" cat"), read.index("\n<|assistant|>\n") + 1
     assert set(facts[:at]) == set(facts[answer:]) == {(NONE,) * 4}
+    assert set(places[:at]) == set(places[answer:]) == {(NONE, NONE)}
     # numbers begin with "no"
     assert set(facts[at:then]) == {(1, COLOURS.index("brown"), 0, 0)}
     assert set(facts[then:answer]) == {(1, COLOURS.index("grey"), 2, 1)}
+    (of_dog,), (of_cat,) = set(places[at:then]), set(places[then:answer])
+    assert of_dog == pytest.approx((-0.8, -0.8)) and of_cat == pytest.approx((0.0, 0.7))
 
 
 @on_real_data

@@ -166,6 +166,9 @@ def test_facts_are_what_a_scene_shows():
     assert view.facts("tree") == Facts()  # nobody knows
     photo = View(Scene((Thing("dog", (0.3, 0.3, 0.7, 0.7), 0.1, None, "photo"),), "photo"))
     assert photo.facts("dog") == Facts(None, None, "middle", "middle")  # there may be more of them
+    assert view.middle("dog") == pytest.approx((0.15, 0.15)) and photo.middle("dog") == pytest.approx((0.5, 0.5))
+    assert view.middle("bridge") == pytest.approx((0.5, 0.75))
+    assert view.middle("cup") is view.middle("elephant") is view.middle("tree") is None
 
 
 def test_things_are_found_in_the_questions_that_name_them():

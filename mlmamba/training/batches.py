@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class Branches:
     thing is asked for, the look-up can be done, and telling so there teaches it sooner.
     facts: (b * k, t, 4), from the name of a thing to the end of its question what is true of it, whatever is asked:
     for each of FACTS the index of its word, NONE where nobody knows.
+    places: (b * k, t, 2), there too, x and y of its middle, from -1 at the left and at the top to 1; NONE as in facts.
     """
 
     ids: Tensor
@@ -45,14 +46,17 @@ class Branches:
     telling: Tensor
     early: Tensor
     facts: Tensor
+    places: Tensor
 
     def to(self, device: torch.device) -> "Branches":
-        return Branches(*(t.to(device) for t in (self.ids, self.targets, self.telling, self.early, self.facts)))
+        return Branches(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 Fact = tuple[int, ...]  # one of FACTS each
 NO_FACT: Fact = (NONE,) * len(FACTS)
-Row = tuple[list[int], list[int], list[int], list[int], list[Fact]]  # one branch: ids, targets, telling, early, facts
+Place = tuple[float, float]
+NOWHERE: Place = (NONE, NONE)
+Row = tuple[list[int], list[int], list[int], list[int], list[Fact], list[Place]]  # one branch, as `Branches` has them
 
 
 @dataclass
@@ -127,21 +131,23 @@ class Batches(Dataset[Batch]):
         ]
         t = self.max_tokens  # always the same, so that memory is used again
 
-        def padded(column: int, fill: int | Fact) -> Tensor:
+        def padded(column: int, fill: int | Fact | Place) -> Tensor:
             return torch.tensor([[*row[column], *[fill] * (t - len(row[column]))] for row in rows])
 
-        return Branches(padded(0, 0), padded(1, NONE), padded(2, -1), padded(3, NONE), padded(4, NO_FACT))
+        return Branches(
+            padded(0, 0), padded(1, NONE), padded(2, -1), padded(3, NONE), padded(4, NO_FACT), padded(5, NOWHERE)
+        )
 
     def pack(self, view: View, questions: list[QA], rng: random.Random) -> list[Row]:
         """Fill each branch with as many turns as fit; what fits nowhere is left out."""
-        rows: list[Row] = [([], [], [], [], []) for _ in range(self.branches)]
+        rows: list[Row] = [([], [], [], [], [], []) for _ in range(self.branches)]
         named: list[set[str]] = [set() for _ in rows]
         for qa in questions:
             reply = self.chat.reply(qa.answer)
             decides = self.deciding(qa, reply)
             prompts = {first: self.chat.prompt(qa.question, first) for first in (True, False)}
             kinds = {*qa.kinds, *(word for word in qa.truth.split("|") if word in KINDS)}
-            for (ids, targets, telling, early, facts), before in zip(rows, named, strict=True):
+            for (ids, targets, telling, early, facts, places), before in zip(rows, named, strict=True):
                 prompt = prompts[not ids]
                 if len(ids) + len(prompt) + len(reply) > self.max_tokens:
                     continue
@@ -155,20 +161,25 @@ class Batches(Dataset[Batch]):
                 telling += [-1] * asking + [TYPES.index(qa.type) if told else -1 for told in decides] + [-1]
                 foreseen = reply[decides.index(True)] if qa.type in FORESEEN else NONE
                 early += [foreseen] * asking + [NONE] * (len(reply) + 1)
-                facts += self.facts(view, qa, len(prompt)) + [NO_FACT] * len(reply)
+                known, middles = self.facts(view, qa, len(prompt))
+                facts += known + [NO_FACT] * len(reply)
+                places += middles + [NOWHERE] * len(reply)
                 break
         rng.shuffle(rows)
-        return [row if row[0] else ([0], [NONE], [-1], [NONE], [NO_FACT]) for row in rows]
+        return [row if row[0] else ([0], [NONE], [-1], [NONE], [NO_FACT], [NOWHERE]) for row in rows]
 
-    def facts(self, view: View, qa: QA, n: int) -> list[Fact]:
-        """What is true, at each of the `n` ids of a question's prompt, of the thing that it named last."""
-        told = [NO_FACT] * n
+    def facts(self, view: View, qa: QA, n: int) -> tuple[list[Fact], list[Place]]:
+        """What is true, at each of the `n` ids of a question's prompt, of the thing that it named last; and where it
+        is."""
+        told, places = [NO_FACT] * n, [NOWHERE] * n
         for end, kind in mentions(qa):
             known = view.facts(kind)
             fact = tuple(words.index(word) if (word := getattr(known, name)) else NONE for name, words in FACTS.items())
             at = len(self.chat.encode(qa.question[:end]))  # the prompt has one mark before the question
             told[at:] = [fact] * (n - at)
-        return told
+            middle = view.middle(kind)
+            places[at:] = [(2 * middle[0] - 1, 2 * middle[1] - 1) if middle else NOWHERE] * (n - at)
+        return told, places
 
     def deciding(self, qa: QA, reply: list[int]) -> list[bool]:
         """Which ids of a reply decide whether it is right."""

@@ -304,10 +304,15 @@ class View:
             return Facts(number=None if kind in self.avoid else NUMBERS[0])
         n = self.number(kind)
         colours = {thing.colour for thing in things}
-        row, column = thirds(things[0]) if len(things) == 1 and things[0].area else (None, None)
+        row, column = thirds(things[0]) if self.middle(kind) else (None, None)
         return Facts(
             NUMBERS[n] if n and n < len(NUMBERS) else None, colours.pop() if len(colours) == 1 else None, row, column
         )
+
+    def middle(self, kind: str) -> tuple[float, float] | None:
+        """Where the one thing of a kind is, x and y from 0 to 1; None where there are several or nobody knows."""
+        things = self.present.get(kind, [])
+        return things[0].centre if len(things) == 1 and things[0].area else None
 
     def absent(self, rng: random.Random) -> str:
         """A kind that is surely not there; half of the time a common one."""

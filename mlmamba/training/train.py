@@ -4,13 +4,14 @@ The losses. `align`: cross entropy on the word of what a patch shows, read from 
 embedding; without it, names don't bind to patches. `imagine`: the same on patches pushed towards other classes.
 `patch_colour`, `patch_row` and `patch_column`: on the words of its colour and of where it is, read in the same way
 among the words of their kind. `amounts`: on how much of a thing the reader takes in there; it adds up to how many
-things there are; and `read`: on what the name of a thing in a question then reads from the reader's state. `awake`: on
-heads of the connector's scans that close. `answer`: cross entropy on the words of answers, with `telling` once more on
-those that decide whether the answer is right. `early`: within a question, on the one word that answers it. `facts`: at
-the name of a thing in a question, on the words for its number, colour, row and column, whichever of them is asked for:
-a look-up that one question teaches serves all. In half of the photos things are pushed towards other classes before
-anything is told or asked of them (`renaming`). The first `align_steps` have the losses of patches alone and are cheap.
-Connectors take turns from step to step; the vision tower stays frozen.
+things there are; `read` and `placed`: on what the name of a thing in a question then reads from the reader's state, how
+many there are and where the one is. `awake`: on heads of the connector's scans that close. `answer`: cross entropy on
+the words of answers, with `telling` once more on those that decide whether the answer is right. `early`: within a
+question, on the one word that answers it. `facts`: at the name of a thing in a question, on the words for its number,
+colour, row and column, whichever of them is asked for: a look-up that one question teaches serves all. In half of the
+photos things are pushed towards other classes before anything is told or asked of them (`renaming`). The first
+`align_steps` have the losses of patches alone and are cheap. Connectors take turns from step to step; the vision
+tower stays frozen.
 """
 
 import json
@@ -197,23 +198,30 @@ def answer_losses(
         fact = f"fact_{name}"
         losses[fact], figures[f"{fact}_right"] = word_loss(model, hidden, ids, facts)
     if isinstance(lm, LanguageModel):
-        counted = state[0].ssm[:, COUNTER, 0].repeat_interleave(k, 0)  # (b * k, n)
-        losses["read"], figures["read_right"] = read_loss(counted, output.scans[0].C, talk.facts)
+        counted = state[0].ssm[:, COUNTER, :3].repeat_interleave(k, 0)  # (b * k, 3, n)
+        read = torch.einsum("btn, bcn -> btc", output.scans[0].C.float(), counted)
+        told, figures["read_right"] = read_losses(read, talk.facts, talk.places)
+        losses |= told
     return losses, figures
 
 
-def read_loss(counted: Tensor, C: Tensor, facts: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Loss on what the name of a thing reads from the counter's state, in its first channel: the number of them. And
-    how many of these are right.
+def read_losses(read: Tensor, facts: Tensor, places: Tensor) -> tuple[dict[str, Tensor], tuple[int, int]]:
+    """Losses on what the name of a thing reads from the counter's state: in the first channel the number of them, in
+    the next two where the one is, x and y, as often as it was counted. And how many numbers are right.
 
-    Without it B·C differs from thing to thing, and what is read can be one dog or two cups. counted: (b, n), the
-    channel's state after the picture; C: (b, t, n) at the tokens of talks; facts as in `Branches`, the number first.
+    Without them B·C differs from thing to thing, and what is read can be one dog or two cups. read: (b, t, 3) at the
+    tokens of talks; facts and places as in `Branches`, the number first.
     """
-    before = F.pad(facts, (0, 0, 1, 0), value=NONE)[:, :-1]
-    named = (facts[..., 0] != NONE) & (facts != before).any(-1)  # where a name ends
-    read, numbers = (C.float() @ counted[..., None])[..., 0][named], facts[..., 0][named].float()
-    loss = F.smooth_l1_loss(read, numbers, reduction="sum") / max(1, len(numbers))
-    return loss, (int((read.round() == numbers).sum()), len(numbers))
+    known = torch.cat([facts.float(), places], -1)
+    ends = (known != F.pad(known, (0, 0, 1, 0), value=NONE)[:, :-1]).any(-1)  # where a name does
+    counted, placed = ends & (facts[..., 0] != NONE), ends & (places[..., 0] != NONE)
+    number, numbers = read[..., 0][counted], facts[..., 0][counted].float()
+    middle, middles = read[..., 1:][placed], places[placed] * read[..., :1][placed].detach()
+    losses = {
+        "read": F.smooth_l1_loss(number, numbers, reduction="sum") / max(1, len(numbers)),
+        "placed": F.smooth_l1_loss(middle, middles, reduction="sum", beta=0.1) / max(1, len(middles)),
+    }
+    return losses, (int((number.round() == numbers).sum()), len(numbers))
 
 
 @dataclass
@@ -341,7 +349,7 @@ class Scenes(loop.Objective):
             loss = loss + told["answer"] + recipe.telling * told["telling"] + recipe.early * told["early"]
             for name in FACTS:
                 loss = loss + recipe.facts * told[f"fact_{name}"]
-            loss = loss + recipe.amounts * answers.get("read", 0.0)
+            loss = loss + recipe.amounts * (answers.get("read", 0.0) + answers.get("placed", 0.0))
             figures |= answer_figures
         return loss, figures | {name: (value.item(), 1) for name, value in told.items()}
 
