@@ -70,7 +70,7 @@ class Drawn(Dataset):
             telling = torch.where(asked & (some(0, 2, 4, 12) == 0), some(0, 3, 4, 12), -1)
             early = torch.where(~asked & (some(0, 3, 4, 12) == 0), some(0, 1024, 4, 12), NONE)
             facts = torch.stack([some(0, len(words), 4, 12) for words in WORDS.values()], -1)
-            facts = torch.where(some(0, 2, 4, 12, 1) == 0, facts, NONE)
+            facts = torch.where(some(0, 2, 4, 12, 4) == 0, facts, NONE)
             places = torch.where(some(0, 2, 4, 12, 1) == 0, torch.rand(4, 12, 2, generator=generator), float(NONE))
             return Branches(ids, torch.where(asked, some(0, 1024, 4, 12), NONE), telling, early, facts, places)
 
@@ -137,7 +137,12 @@ def test_the_losses_are_what_a_plain_loop_finds():
 
         patch = {name: [] for name in ("patch_colour", "patch_row", "patch_column")}
         told = patch | {name: [] for name in ("align", "amounts", "answer", "telling", "early")}
-        told |= {f"fact_{name}": [] for name in WORDS} | {"read": [], "placed": []}
+        told |= {f"fact_{name}": [] for name in WORDS} | {"read": [], "patch_place": [], "placed": []}
+
+        def apart(place: float, truth: float) -> float:
+            off = abs(place - truth)
+            return off - 0.05 if off > 0.1 else off**2 / 0.2
+
         for b, i in itertools.product(range(2), range(9)):
             word = batch.words[b, i].item()
             if word == NONE and batch.photographic[b] and classes[b, i].max() > 0.02:
@@ -161,18 +166,22 @@ def test_the_losses_are_what_a_plain_loop_finds():
             for i in range(9):
                 delta_i = scan.dt[0, i, 0]
                 counted = torch.exp(delta_i * scan.A[0]) * counted
-                counted = counted + delta_i * torch.outer(scan.x[0, i, 0, :3], scan.B[0, i])
+                one, right, down = scan.x[0, i, 0, :3].tolist()
+                counted = counted + delta_i * torch.outer(torch.tensor([one, right, down]), scan.B[0, i])
+                if row % 2 == 0:  # two talks about a picture
+                    told["patch_place"] += [
+                        apart(right / one, (-2 / 3, 0, 2 / 3)[i % 3]), apart(down / one, (-2 / 3, 0, 2 / 3)[i // 3])
+                    ]  # fmt: skip
             known = torch.cat([talk.facts[row], talk.places[row]], -1)
             for t in range(12):
                 if t == 0 or not torch.equal(*known[t - 1 : t + 1]):
                     number, right, down = (counted @ scan.C[0, 9 + t]).tolist()
-                    if (truth := talk.facts[row, t, 0].item()) != NONE:
-                        off = abs(number - truth)
+                    truth, (x, y) = talk.facts[row, t, 0].item(), talk.places[row, t].tolist()
+                    if truth != NONE or x != NONE:
+                        off = abs(number - truth) if truth != NONE else max(0, 1 - number)
                         told["read"].append(off - 0.5 if off > 1 else off**2 / 2)
-                    x, y = talk.places[row, t].tolist()
                     if x != NONE:
-                        away = [abs(right - number * x), abs(down - number * y)]
-                        told["placed"].append(sum(off - 0.05 if off > 0.1 else off**2 / 0.2 for off in away))
+                        told["placed"].append(apart(right, number * x) + apart(down, number * y))
                 for name, targets in (("answer", talk.targets), ("early", talk.early)):
                     if (target := targets[row, t].item()) != NONE:
                         told[name].append(surprise(hidden[t], target))
@@ -193,7 +202,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
     means["awake"] = sum(max(0.0, math.log(0.01) - mean) ** 2 for mean in heads) / len(heads)
     weights = dict.fromkeys(patch, recipe.tell) | {
         "align": recipe.align, "imagined": recipe.imagine, "amounts": recipe.amounts, "read": recipe.amounts,
-        "placed": recipe.amounts, "awake": recipe.awake,
+        "patch_place": recipe.amounts, "placed": recipe.amounts, "awake": recipe.awake,
         "answer": 1.0, "telling": recipe.telling, "early": recipe.early,
     } | {f"fact_{name}": recipe.facts for name in WORDS}  # fmt: skip
     for name, mean in means.items():

@@ -46,6 +46,7 @@ from mlmamba.vision import EfficientNetLite0, Vision
 IMAGINED = 4  # pictures of a batch that are imagined as something else too
 LEAST_DELTA = 0.01  # below this mean, a connector's head is falling asleep
 FIRST = "mlp.0.weight"  # of a connector: what takes the features
+NEAR = 0.1  # a place that is off by less, where the picture is 2 wide, is nearly right
 COUNTER = 0  # the head of a reader's first layer whose Δ is how much of a thing there is at a patch
 
 
@@ -179,9 +180,9 @@ def answer_losses(
 ) -> tuple[dict[str, Tensor], Figures]:
     """Losses on answers, the words that decide them, answers foreseen, and facts; how many of those are right."""
     lm = model.language_model
-    state = lm(features, last_only=True).state
+    picture = lm(features, last_only=True, scans=(0,))
     k = talk.ids.shape[0] // features.shape[0]
-    output = lm(lm.embed(talk.ids), lm.repeat(state, k), last_only=True, scans=(0,))
+    output = lm(lm.embed(talk.ids), lm.repeat(picture.state, k), last_only=True, scans=(0,))
     hidden = output.hidden
     asked, foreseen = talk.targets != NONE, talk.early != NONE
     logits, targets, telling = lm.head(hidden[asked]), talk.targets[asked], talk.telling[asked]
@@ -198,28 +199,39 @@ def answer_losses(
         fact = f"fact_{name}"
         losses[fact], figures[f"{fact}_right"] = word_loss(model, hidden, ids, facts)
     if isinstance(lm, LanguageModel):
-        counted = state[0].ssm[:, COUNTER, :3].repeat_interleave(k, 0)  # (b * k, 3, n)
+        one, *middle = picture.scans[0].x[..., COUNTER, :3].unbind(-1)  # (b, n_patches) each
+        losses["patch_place"] = place_loss(torch.stack(middle, -1) / one[..., None].detach(), model.grid)
+        counted = picture.state[0].ssm[:, COUNTER, :3].repeat_interleave(k, 0)  # (b * k, 3, n)
         read = torch.einsum("btn, bcn -> btc", output.scans[0].C.float(), counted)
         told, figures["read_right"] = read_losses(read, talk.facts, talk.places)
         losses |= told
     return losses, figures
 
 
+def place_loss(told: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Loss on where patches are, (b, n_patches, 2): x and y, from -1 at the left and at the top to 1."""
+    y, x = (2 * (torch.arange(n, device=told.device) + 0.5) / n - 1 for n in grid)
+    return F.smooth_l1_loss(told, torch.cartesian_prod(y, x).flip(-1).expand_as(told), beta=NEAR)
+
+
 def read_losses(read: Tensor, facts: Tensor, places: Tensor) -> tuple[dict[str, Tensor], tuple[int, int]]:
     """Losses on what the name of a thing reads from the counter's state: in the first channel the number of them, in
     the next two where the one is, x and y, as often as it was counted. And how many numbers are right.
 
-    Without them B·C differs from thing to thing, and what is read can be one dog or two cups. read: (b, t, 3) at the
-    tokens of talks; facts and places as in `Branches`, the number first.
+    Without them B·C differs from thing to thing, and what is read can be one dog or two cups. Where there may be more
+    of a thing than the one whose place is known, the number is to be 1 at least. read: (b, t, 3) at the tokens of
+    talks; facts and places as in `Branches`, the number first.
     """
     known = torch.cat([facts.float(), places], -1)
     ends = (known != F.pad(known, (0, 0, 1, 0), value=NONE)[:, :-1]).any(-1)  # where a name does
     counted, placed = ends & (facts[..., 0] != NONE), ends & (places[..., 0] != NONE)
     number, numbers = read[..., 0][counted], facts[..., 0][counted].float()
+    some = read[..., 0][placed & ~counted].clamp_max(1)
+    off = F.smooth_l1_loss(torch.cat([number, some]), torch.cat([numbers, torch.ones_like(some)]), reduction="sum")
     middle, middles = read[..., 1:][placed], places[placed] * read[..., :1][placed].detach()
     losses = {
-        "read": F.smooth_l1_loss(number, numbers, reduction="sum") / max(1, len(numbers)),
-        "placed": F.smooth_l1_loss(middle, middles, reduction="sum", beta=0.1) / max(1, len(middles)),
+        "read": off / max(1, len(numbers) + len(some)),
+        "placed": F.smooth_l1_loss(middle, middles, reduction="sum", beta=NEAR) / max(1, len(middles)),
     }
     return losses, (int((number.round() == numbers).sum()), len(numbers))
 
@@ -349,7 +361,7 @@ class Scenes(loop.Objective):
             loss = loss + told["answer"] + recipe.telling * told["telling"] + recipe.early * told["early"]
             for name in FACTS:
                 loss = loss + recipe.facts * told[f"fact_{name}"]
-            loss = loss + recipe.amounts * (answers.get("read", 0.0) + answers.get("placed", 0.0))
+            loss = loss + recipe.amounts * sum(answers.get(name, 0.0) for name in ("patch_place", "read", "placed"))
             figures |= answer_figures
         return loss, figures | {name: (value.item(), 1) for name, value in told.items()}
 
