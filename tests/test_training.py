@@ -1,6 +1,5 @@
 """The tiny model's training keeps its mathematics, goes on where it was killed, and learns what it can be asked."""
 
-import copy
 import dataclasses
 import itertools
 import math
@@ -211,38 +210,6 @@ def test_the_losses_are_what_a_plain_loop_finds():
     assert "answer" not in scenes(seen, "csm", step=0)[1]  # align_steps is 1
 
 
-def test_what_an_older_connector_tells_rightly_is_kept(tmp_path):
-    """Its features at patches that it names right or that nobody knows, and the reader, which learns nothing."""
-    recipe = dataclasses.replace(RECIPE, precision="float32", keep=2.0, align_steps=9)
-    accelerator = loop.accelerator_for(recipe, "cpu")
-    scenes = scenes_on_drawn(recipe, accelerator)
-    model, older = scenes.model.float(), copy.deepcopy(scenes.model.connector)
-    for weight in model.connector.parameters():
-        weight.data += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
-    seen = scenes.see(Drawn()[0])
-    with torch.no_grad():
-        before = older(seen.patches, (3, 3), "csm").features
-        says = model.language_model.head(before).argmax(-1)
-        seen.words[:, ::4] = says[:, ::4]
-        without, _ = scenes(seen, "csm", step=0)
-        features = model.connector(seen.patches, (3, 3), "csm").features
-        scenes.hold_to(older)
-        loss, figures = scenes(seen, "csm", step=0)
-    apart, n = 0.0, 0
-    for b, i in itertools.product(range(2), range(9)):
-        if seen.words[b, i] in (NONE, says[b, i]):
-            apart, n = apart + (features[b, i] - before[b, i]).square().mean().item(), n + 1
-    assert 6 <= n < 18 and figures["kept"][0] == pytest.approx(apart / n / before.var().item(), rel=1e-3)
-    assert loss.item() == pytest.approx(without.item() + 2 * figures["kept"][0], rel=1e-4)
-
-    weights = {name: weight.clone() for name, weight in scenes.state_dict().items()}
-    held = copy.deepcopy(older.state_dict())
-    loop.train(scenes, Drawn(), recipe, tmp_path, accelerator)
-    still = {name for name, weight in scenes.state_dict().items() if torch.equal(weight, weights[name])}
-    assert still == {name for name in weights if name.startswith("model.language_model.")}
-    assert all(torch.equal(weight, held[name]) for name, weight in older.state_dict().items())
-
-
 def test_closed_heads_open_again():
     """From Δ of 1e-6, by the loss on sleep alone; an MLP has none."""
     recipe = dataclasses.replace(RECIPE, precision="float32")
@@ -350,7 +317,6 @@ def test_another_recipe_does_not_go_on(tmp_path):
         ({"clip": "much"}, "clip"),
         ({"objective": "scene"}, "objective"),
         ({"micro_batch": 0}, "micro_batch"),
-        ({"keep": 1.0, "precision": "float32"}, "start"),
     ],
 )
 def test_a_config_that_does_not_fit_is_one_sentence(changed, said, tmp_path, capsys):

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 from mlmamba import hub, weights
 from mlmamba.config import MLMambaConfig
-from mlmamba.connector import Connector
 from mlmamba.errors import UserError
 from mlmamba.mamba2 import LanguageModel, Mamba2Layer
 from mlmamba.model import MLMamba, load
@@ -70,7 +69,6 @@ class Recipe(loop.Recipe):
     awake: float
     sure: float
     start: str | None = None
-    keep: float = 0.0
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: a short rise, a plain, a fall to zero that is steep at first (1 - sqrt)."""
@@ -265,12 +263,6 @@ class Scenes(loop.Objective):
         self.amount = None if mamba else nn.Linear(model.config.language.d_model, 1)  # a Transformer has no Δ
         self.teacher, self.words, self.recipe, self.device = teacher, words, recipe, device
         self.sides = [torch.tensor(side, device=device) for side in sides(model.grid)]
-        self.older: tuple[Connector, ...] = ()  # what `keep` holds to; no part of what is trained
-
-    def hold_to(self, older: Connector) -> None:
-        """Hold the connector to what `older` tells where that is right, for a reader that learns nothing meanwhile."""
-        self.older = (older.to(self.device).eval().requires_grad_(False),)
-        self.model.language_model.requires_grad_(False)
 
     def see(self, batch: Batch) -> Seen:
         tower = self.model.towers.towers[0]
@@ -300,16 +292,6 @@ class Scenes(loop.Objective):
         told = F.linear(features, self.model.language_model.embedding.weight[ids]).float().log_softmax(-1)
         sure = seen.opinions.max(-1).values
         return -((seen.opinions * told).sum(-1) * sure).sum() / sure.sum()
-
-    def keep_loss(self, features: Tensor, seen: Seen, kind: str) -> Tensor:
-        """How far features are from the older connector's, in their own variance, where that has the right word or
-        nobody knows one."""
-        with torch.no_grad():
-            before = self.older[0](seen.patches, self.model.grid, kind).features.float()
-            right = self.model.language_model.head(before).argmax(-1) == seen.words
-        held = right | (seen.words == NONE)
-        apart = (features.float() - before).square().mean(-1)[held].sum() / max(1, int(held.sum()))
-        return apart / before.var()
 
     def taken_in(self, features: Tensor) -> Tensor:
         """How much of a thing the reader takes in at each patch, (b, n_patches): the Δ of its counter.
@@ -352,9 +334,6 @@ class Scenes(loop.Objective):
         loss = loss + recipe.amounts * told["amounts"]
         told["awake"] = asleep(output.scans)
         loss = loss + recipe.awake * told["awake"]
-        if self.older:
-            told["kept"] = self.keep_loss(features, seen, kind)
-            loss = loss + recipe.keep * told["kept"]
         if step >= recipe.align_steps:
             answers, answer_figures = answer_losses(self.model, features, seen.talks, self.words)
             told |= answers
@@ -376,8 +355,6 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
         tokenizer = _tokenizer(out / weights.TOKENIZER, data)
     config = recipe.model
     older = load(recipe.start, vision=False, device="cpu", dtype="float32") if recipe.start else None
-    if recipe.keep and not (older and older.config.connector == config.connector):
-        raise UserError('"keep" holds to the connector of "start"; name a model there whose connector has these sizes.')
     torch.manual_seed(recipe.seed)
     vision = Vision(config.vision)
     loop.check_sizes(config, vision.d_features)
@@ -398,12 +375,6 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
         image_size=config.vision.image_size, seed=recipe.seed,
     )  # fmt: skip
     scenes = Scenes(model, teacher, imagination, words_of(tokenizer), recipe, accelerator.device)
-    if recipe.keep:
-        if older is None or older.config.connector != config.connector:
-            raise UserError(
-                '"keep" holds to the connector that a run starts from; give "start" a model of these sizes.'
-            )
-        scenes.hold_to(older.connector)
     loop.train(scenes, batches, recipe, out, accelerator)
 
 
