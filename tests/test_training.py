@@ -201,7 +201,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
     means["awake"] = sum(max(0.0, math.log(0.01) - mean) ** 2 for mean in heads) / len(heads)
     weights = dict.fromkeys(patch, recipe.tell) | {
         "align": recipe.align, "imagined": recipe.imagine, "amounts": recipe.amounts, "read": recipe.amounts,
-        "patch_place": recipe.amounts, "placed": recipe.amounts, "awake": recipe.awake,
+        "patch_place": recipe.places, "placed": recipe.places, "awake": recipe.awake,
         "answer": 1.0, "telling": recipe.telling, "early": recipe.early,
     } | {f"fact_{name}": recipe.facts for name in WORDS}  # fmt: skip
     for name, mean in means.items():

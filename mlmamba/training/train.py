@@ -4,8 +4,8 @@ The losses. `align`: cross entropy on the word of what a patch shows, read from 
 embedding; without it, names don't bind to patches. `imagine`: the same on patches pushed towards other classes.
 `patch_colour`, `patch_row` and `patch_column`: on the words of its colour and of where it is, read in the same way
 among the words of their kind. `amounts`: on how much of a thing the reader takes in there; it adds up to how many
-things there are; `read` and `placed`: on what the name of a thing in a question then reads from the reader's state, how
-many there are and where the one is. `awake`: on heads of the connector's scans that close. `answer`: cross entropy on
+things there are. `patch_place`: on x and y of a patch, in two channels of the reader. `read` and `placed`: on what the
+name of a thing in a question reads from the reader's state, how many there are and where the one is. `awake`: on heads of the connector's scans that close. `answer`: cross entropy on
 the words of answers, with `telling` once more on those that decide whether the answer is right. `early`: within a
 question, on the one word that answers it. `facts`: at the name of a thing in a question, on the words for its number,
 colour, row and column, whichever of them is asked for: a look-up that one question teaches serves all. In half of the
@@ -63,6 +63,7 @@ class Recipe(loop.Recipe):
     imagine: float
     tell: float
     amounts: float
+    places: float
     telling: float
     early: float
     facts: float
@@ -340,7 +341,8 @@ class Scenes(loop.Objective):
             loss = loss + told["answer"] + recipe.telling * told["telling"] + recipe.early * told["early"]
             for name in FACTS:
                 loss = loss + recipe.facts * told[f"fact_{name}"]
-            loss = loss + recipe.amounts * sum(answers.get(name, 0.0) for name in ("patch_place", "read", "placed"))
+            if "read" in answers:
+                loss = loss + recipe.amounts * told["read"] + recipe.places * (told["patch_place"] + told["placed"])
             figures |= answer_figures
         return loss, figures | {name: (value.item(), 1) for name, value in told.items()}
 
