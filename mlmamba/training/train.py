@@ -5,13 +5,13 @@ embedding; without it, names don't bind to patches. `imagine`: the same on patch
 `patch_colour`, `patch_row` and `patch_column`: on the words of its colour and of where it is, read in the same way
 among the words of their kind. `amounts`: on how much of a thing the reader takes in there; it adds up to how many
 things there are. `patch_place`: on x and y of a patch, in two channels of the reader. `read` and `placed`: on what the
-name of a thing in a question reads from the reader's state, how many there are and where the one is. `awake`: on heads of the connector's scans that close. `answer`: cross entropy on
-the words of answers, with `telling` once more on those that decide whether the answer is right. `early`: within a
-question, on the one word that answers it. `facts`: at the name of a thing in a question, on the words for its number,
-colour, row and column, whichever of them is asked for: a look-up that one question teaches serves all. In half of the
-photos things are pushed towards other classes before anything is told or asked of them (`renaming`). The first
-`align_steps` have the losses of patches alone and are cheap. Connectors take turns from step to step; the vision
-tower stays frozen.
+name of a thing in a question reads from the reader's state, how many there are and where the one is. `awake`: on heads
+of the connector's scans that close. `answer`: cross entropy on the words of answers, with `telling` once more on those
+that decide whether the answer is right. `early`: within a question, on the one word that answers it. `facts`: at the
+name of a thing in a question, on the words for its number, colour, row and column, whichever of them is asked for: a
+look-up that one question teaches serves all. In half of the photos things are pushed towards other classes before
+anything is told or asked of them (`renaming`). The first `align_steps` have the losses of patches alone and are cheap.
+Connectors take turns from step to step; the vision tower stays frozen.
 """
 
 import json
