@@ -110,6 +110,8 @@ def initialise(model: MLMamba) -> None:
             scan, first = layer.scan, COUNTER * layer.scan.head_dim
             scan.A_log.data[COUNTER] = math.log(0.02)  # what was counted stays
             scan.conv_weight.data[first], scan.conv_bias.data[first] = 0.0, 0.15  # as much for every patch: Δ·B counts
+            scan.conv_weight.data[first + 1 : first + 3] = 0.0
+            scan.conv_weight.data[first + 1 : first + 3, ..., -1] = 0.05  # small as that, from rows of the usual size
         with torch.no_grad():
             layer.in_proj.weight[:d] = layer.in_proj.weight[d : 2 * d]
             layer.in_proj.weight[2 * d + n : 2 * d + 2 * n] = layer.in_proj.weight[2 * d : 2 * d + n]
