@@ -27,7 +27,7 @@ from mlmamba.training.batches import NONE, TYPES, Batch, Batches, Branches
 from mlmamba.training.naming import Imagined
 from mlmamba.training.questions import DECLINE, DECLINE_WORLD, QA, View, ask, deciding, how_many, judge
 from mlmamba.training.scenes import EMOJI_FONT, STAMPS, Scene, Sources, Thing
-from mlmamba.training.things import COLOURS
+from mlmamba.training.things import COLOURS, KINDS
 from mlmamba.training.tokenizer import layout
 from mlmamba.vision import Vision
 
@@ -52,6 +52,8 @@ on_real_data = pytest.mark.skipif(
     not (DATA / "tiny-imagenet-subset").exists() or not EMOJI_FONT.exists() or not STAMPS.exists(),
     reason="needs the training data, Debian's fonts-noto-color-emoji and tuxpaint-stamps-default",
 )
+# an owl is a bird, and may be taken for an eagle
+SOME_KINDS = [list(KINDS).index(kind) for kind in ("owl", "bird", "eagle", "cup")]
 
 
 class Drawn(Dataset):
@@ -71,7 +73,8 @@ class Drawn(Dataset):
             facts = torch.stack([some(0, len(words), 4, 12) for words in WORDS.values()], -1)
             facts = torch.where(some(0, 2, 4, 12, 4) == 0, facts, NONE)
             places = torch.where(some(0, 2, 4, 12, 1) == 0, torch.rand(4, 12, 2, generator=generator), float(NONE))
-            return Branches(ids, torch.where(asked, some(0, 1024, 4, 12), NONE), telling, early, facts, places)
+            kinds = torch.tensor([*SOME_KINDS, NONE])[some(0, 5, 4, 12)]
+            return Branches(ids, torch.where(asked, some(0, 1024, 4, 12), NONE), telling, early, facts, places, kinds)
 
         words = torch.where(some(0, 2, 2, 9) == 0, some(0, 1024, 2, 9), NONE)
         pixels = some(0, 256, 2, 3, 96, 96).to(torch.uint8)
@@ -80,7 +83,8 @@ class Drawn(Dataset):
         pushed = [(some(-1, 1000, 2, 9), torch.rand(2, 9, generator=generator)) for _ in range(2)]
         pushed[0][0][0] = -1  # nothing in the first picture is called another
         photographic = torch.tensor([False, True])
-        return Batch(pixels, words, photographic, colours, groups, amounts, talk(), *pushed[0], *pushed[1])
+        shows = torch.tensor([*SOME_KINDS, len(KINDS), NONE])[some(0, 6, 2, 9)]
+        return Batch(pixels, words, photographic, colours, groups, amounts, talk(), shows, *pushed[0], *pushed[1])
 
 
 def scenes_on_drawn(
@@ -136,12 +140,21 @@ def test_the_losses_are_what_a_plain_loop_finds():
 
         patch = {name: [] for name in ("patch_colour", "patch_row", "patch_column")}
         told = patch | {name: [] for name in ("align", "amounts", "answer", "telling", "early")}
-        told |= {f"fact_{name}": [] for name in WORDS} | {"read": [], "patch_place": [], "placed": []}
+        told |= {f"fact_{name}": [] for name in WORDS} | {"keys": [], "read": [], "patch_place": [], "placed": []}
 
         def apart(place: float, truth: float) -> float:
             off = abs(place - truth)
             return off - 0.05 if off > 0.1 else off**2 / 0.2
 
+        def called(name: int, shows: int) -> int | None:
+            if shows == NONE:
+                return None
+            bird, owl, eagle = SOME_KINDS[1], SOME_KINDS[0], SOME_KINDS[2]
+            if name == shows or (name == bird and shows in (owl, eagle)):
+                return 1
+            return None if {name, shows} < {bird, owl, eagle} else 0
+
+        owned = 0
         for b, i in itertools.product(range(2), range(9)):
             word = batch.words[b, i].item()
             if word == NONE and batch.photographic[b] and classes[b, i].max() > 0.02:
@@ -171,9 +184,15 @@ def test_the_losses_are_what_a_plain_loop_finds():
                     told["patch_place"] += [
                         apart(right / one, (-2 / 3, 0, 2 / 3)[i % 3]), apart(down / one, (-2 / 3, 0, 2 / 3)[i // 3])
                     ]  # fmt: skip
-            known = torch.cat([talk.facts[row], talk.places[row]], -1)
             for t in range(12):
-                if t == 0 or not torch.equal(*known[t - 1 : t + 1]):
+                kind = talk.kinds[row, t].item()
+                if kind != NONE and (t == 0 or talk.kinds[row, t - 1] != kind):
+                    for b, i in itertools.product(range(2), range(9)):
+                        scan_b = model.language_model(features[b : b + 1], scans=(0,)).scans[0]
+                        says = (scan.C[0, 9 + t] @ scan_b.B[0, i]).item() * scan_b.x[0, i, 0, 0].item()
+                        if (truth := called(kind, batch.shows[b, i].item())) is not None:
+                            told["keys"].append((says - truth) ** 2)
+                            owned += truth
                     number, right, down = (counted @ scan.C[0, 9 + t]).tolist()
                     truth, (x, y) = talk.facts[row, t, 0].item(), talk.places[row, t].tolist()
                     if truth != NONE or x != NONE:
@@ -190,6 +209,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
                     if fact != NONE:
                         told[f"fact_{name}"].append(surprise(hidden[t], fact, ids.tolist()))
     means = {name: sum(values) / len(values) for name, values in told.items()}
+    means["keys"] *= len(told["keys"]) / owned  # an average thing of many that it isn't would weigh nothing
     # the photo comes first
     imagined = model.connector(seen.imagined, (3, 3), "csm").features
     losses, sure = [], []
@@ -201,7 +221,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
     means["awake"] = sum(max(0.0, math.log(0.01) - mean) ** 2 for mean in heads) / len(heads)
     weights = dict.fromkeys(patch, recipe.tell) | {
         "align": recipe.align, "imagined": recipe.imagine, "amounts": recipe.amounts, "read": recipe.amounts,
-        "patch_place": recipe.places, "placed": recipe.places, "awake": recipe.awake,
+        "keys": recipe.keys, "patch_place": recipe.places, "placed": recipe.places, "awake": recipe.awake,
         "answer": 1.0, "telling": recipe.telling, "early": recipe.early,
     } | {f"fact_{name}": recipe.facts for name in WORDS}  # fmt: skip
     for name, mean in means.items():
@@ -449,7 +469,7 @@ def test_facts_begin_at_the_name_of_a_thing(tmp_path):
     made = Batches(Sources(DATA), tokenizer, size=1, branches=1, max_tokens=60, image_size=320, seed=0)
     dog, cat = Thing("dog", (0.0, 0.0, 0.2, 0.2), 0.02, "brown"), Thing("cat", (0.45, 0.8, 0.55, 0.9), 0.01, "grey")
     qa = QA("relation", "Where is the dog relative to the cat?", "It is above it.", "above", ("dog", "cat"))
-    ((ids, _, _, _, facts, places),) = made.pack(View(Scene((dog, cat), "drawing")), [qa], random.Random(0))
+    ((ids, _, _, _, facts, places, kinds),) = made.pack(View(Scene((dog, cat), "drawing")), [qa], random.Random(0))
     read = [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
     at, then, answer = read.index(" dog"), read.index(" cat"), read.index("\n<|assistant|>\n") + 1
     assert set(facts[:at]) == set(facts[answer:]) == {(NONE,) * 4}
@@ -457,6 +477,7 @@ def test_facts_begin_at_the_name_of_a_thing(tmp_path):
     # numbers begin with "no"
     assert set(facts[at:then]) == {(1, COLOURS.index("brown"), 0, 0)}
     assert set(facts[then:answer]) == {(1, COLOURS.index("grey"), 2, 1)}
+    assert [*dict.fromkeys(kinds)] == [NONE, list(KINDS).index("dog"), list(KINDS).index("cat")]
     (of_dog,), (of_cat,) = set(places[at:then]), set(places[then:answer])
     assert of_dog == pytest.approx((-0.8, -0.8)) and of_cat == pytest.approx((0.0, 0.7))
 

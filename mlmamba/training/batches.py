@@ -15,7 +15,7 @@ from mlmamba.training.naming import pushes
 from mlmamba.training.questions import COLUMNS, MAKERS, QA, ROWS, View, ask, deciding, mentions, third
 from mlmamba.training.renaming import Push, rename
 from mlmamba.training.scenes import PATCH, Scene, Sources, compose
-from mlmamba.training.things import COLOURS, KINDS, NUMBERS
+from mlmamba.training.things import COLOURS, KINDS, NUMBERS, unsure
 from mlmamba.training.tokenizer import first_id
 
 TYPES = tuple(MAKERS)
@@ -39,6 +39,7 @@ class Branches:
     facts: (b * k, t, 4), from the name of a thing to the end of its question what is true of it, whatever is asked:
     for each of FACTS the index of its word, NONE where nobody knows.
     places: (b * k, t, 2), there too, x and y of its middle, from -1 at the left and at the top to 1; NONE as in facts.
+    kinds: (b * k, t), there too, which thing it is, by its place in KINDS; NONE elsewhere.
     """
 
     ids: Tensor
@@ -47,16 +48,18 @@ class Branches:
     early: Tensor
     facts: Tensor
     places: Tensor
+    kinds: Tensor
 
     def to(self, device: torch.device) -> "Branches":
         return Branches(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 Fact = tuple[int, ...]  # one of FACTS each
+PLACE_OF = {kind: place for place, kind in enumerate(KINDS)}
 NO_FACT: Fact = (NONE,) * len(FACTS)
 Place = tuple[float, float]
 NOWHERE: Place = (NONE, NONE)
-Row = tuple[list[int], list[int], list[int], list[int], list[Fact], list[Place]]  # one branch, as `Branches` has them
+Row = tuple[list[int], list[int], list[int], list[int], list[Fact], list[Place], list[int]]  # one branch of `Branches`
 
 
 @dataclass
@@ -66,6 +69,8 @@ class Batch:
     colours: (b, n_patches), the index in COLOURS of what a patch shows, NONE where nobody knows.
     groups: (b, N_GROUPS, n_patches) of 0 and 1, groups of patches; amounts: (b, N_GROUPS), how many things each of
     them shows, as `amounts` says.
+    shows: (b, n_patches), the place in KINDS of what a patch shows, len(KINDS) where it shows none of them, NONE where
+    nobody knows.
     instead and leads: (b, n_patches), the class that a patch is pushed towards and by how much it is to lead, where a
     thing is called another (`renaming`); -1 and 0 elsewhere.
     towards and margins: (b, n_patches), as `naming.pushes` says."""
@@ -77,6 +82,7 @@ class Batch:
     groups: Tensor
     amounts: Tensor
     talks: Branches
+    shows: Tensor
     instead: Tensor
     leads: Tensor
     towards: Tensor
@@ -107,10 +113,11 @@ class Batches(Dataset[Batch]):
         return Batch(
             torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
             torch.tensor([self.words(scene, rng) for scene in scenes]),
-            torch.tensor([scene.style != "shapes" and scene.background is None for scene in scenes]),
+            torch.tensor([photographic(scene) for scene in scenes]),
             torch.tensor([colours(scene) for scene in scenes]),
             *amounts_of(scenes),
             self.talks(scenes, rng),
+            torch.tensor([shown(scene) for scene in scenes]),
             *renamed(scenes, called),
             *pushes(rng, (self.size, (self.image_size // PATCH) ** 2)),
         )
@@ -135,25 +142,26 @@ class Batches(Dataset[Batch]):
             return torch.tensor([[*row[column], *[fill] * (t - len(row[column]))] for row in rows])
 
         return Branches(
-            padded(0, 0), padded(1, NONE), padded(2, -1), padded(3, NONE), padded(4, NO_FACT), padded(5, NOWHERE)
-        )
+            padded(0, 0), padded(1, NONE), padded(2, -1), padded(3, NONE), padded(4, NO_FACT), padded(5, NOWHERE),
+            padded(6, NONE),
+        )  # fmt: skip
 
     def pack(self, view: View, questions: list[QA], rng: random.Random) -> list[Row]:
         """Fill each branch with as many turns as fit; what fits nowhere is left out."""
-        rows: list[Row] = [([], [], [], [], [], []) for _ in range(self.branches)]
+        rows: list[Row] = [([], [], [], [], [], [], []) for _ in range(self.branches)]
         named: list[set[str]] = [set() for _ in rows]
         for qa in questions:
             reply = self.chat.reply(qa.answer)
             decides = self.deciding(qa, reply)
             prompts = {first: self.chat.prompt(qa.question, first) for first in (True, False)}
-            kinds = {*qa.kinds, *(word for word in qa.truth.split("|") if word in KINDS)}
-            for (ids, targets, telling, early, facts, places), before in zip(rows, named, strict=True):
+            about = {*qa.kinds, *(word for word in qa.truth.split("|") if word in KINDS)}
+            for (ids, targets, telling, early, facts, places, kinds), before in zip(rows, named, strict=True):
                 prompt = prompts[not ids]
                 if len(ids) + len(prompt) + len(reply) > self.max_tokens:
                     continue
-                if kinds & before and rng.random() > AGAIN:
+                if about & before and rng.random() > AGAIN:
                     continue
-                before |= kinds
+                before |= about
                 ids += prompt + reply
                 # position i predicts id i + 1, so that targets are shifted by one within the turn
                 asking = len(prompt) - 1
@@ -161,17 +169,18 @@ class Batches(Dataset[Batch]):
                 telling += [-1] * asking + [TYPES.index(qa.type) if told else -1 for told in decides] + [-1]
                 foreseen = reply[decides.index(True)] if qa.type in FORESEEN else NONE
                 early += [foreseen] * asking + [NONE] * (len(reply) + 1)
-                known, middles = self.facts(view, qa, len(prompt))
+                known, middles, things = self.facts(view, qa, len(prompt))
                 facts += known + [NO_FACT] * len(reply)
                 places += middles + [NOWHERE] * len(reply)
+                kinds += things + [NONE] * len(reply)
                 break
         rng.shuffle(rows)
-        return [row if row[0] else ([0], [NONE], [-1], [NONE], [NO_FACT], [NOWHERE]) for row in rows]
+        return [row if row[0] else ([0], [NONE], [-1], [NONE], [NO_FACT], [NOWHERE], [NONE]) for row in rows]
 
-    def facts(self, view: View, qa: QA, n: int) -> tuple[list[Fact], list[Place]]:
-        """What is true, at each of the `n` ids of a question's prompt, of the thing that it named last; and where it
-        is."""
-        told, places = [NO_FACT] * n, [NOWHERE] * n
+    def facts(self, view: View, qa: QA, n: int) -> tuple[list[Fact], list[Place], list[int]]:
+        """What is true, at each of the `n` ids of a question's prompt, of the thing that it named last; where it is;
+        and which it is."""
+        told, places, kinds = [NO_FACT] * n, [NOWHERE] * n, [NONE] * n
         for end, kind in mentions(qa):
             known = view.facts(kind)
             fact = tuple(words.index(word) if (word := getattr(known, name)) else NONE for name, words in FACTS.items())
@@ -179,7 +188,8 @@ class Batches(Dataset[Batch]):
             told[at:] = [fact] * (n - at)
             middle = view.middle(kind)
             places[at:] = [(2 * middle[0] - 1, 2 * middle[1] - 1) if middle else NOWHERE] * (n - at)
-        return told, places
+            kinds[at:] = [PLACE_OF[kind]] * (n - at)
+        return told, places, kinds
 
     def deciding(self, qa: QA, reply: list[int]) -> list[bool]:
         """Which ids of a reply decide whether it is right."""
@@ -198,6 +208,30 @@ def renamed(scenes: Sequence[Scene], called: Sequence[dict[str, Push]]) -> tuple
     ]
     told = torch.tensor(patches, dtype=torch.float32)  # (b, n_patches, 2)
     return told[..., 0].long(), told[..., 1]
+
+
+def photographic(scene: Scene) -> bool:
+    """Whether patches on which nothing was put show a photo, of which nobody knows all."""
+    return scene.style != "shapes" and scene.background is None
+
+
+def shown(scene: Scene) -> list[int]:
+    """What each patch shows, as in `Batch.shows`."""
+    nothing = NONE if photographic(scene) else len(KINDS)
+    return [PLACE_OF[kind] if kind else nothing for row in scene.cells for kind in row]
+
+
+def alike() -> Tensor:
+    """Whether a thing of a kind (columns, the last for nothing) is called by the name of another (rows): 1, 0, or NONE
+    where one of them may be taken for the other. (len(KINDS), len(KINDS) + 1)."""
+    table = torch.zeros(len(KINDS), len(KINDS) + 1)
+    for kind, place in PLACE_OF.items():
+        for other in unsure(kind):
+            table[place, PLACE_OF[other]] = table[PLACE_OF[other], place] = NONE
+    for kind, place in PLACE_OF.items():
+        for name in (kind, *KINDS[kind].also):
+            table[PLACE_OF[name], place] = 1
+    return table
 
 
 def colours(scene: Scene) -> list[int]:

@@ -4,14 +4,14 @@ The losses. `align`: cross entropy on the word of what a patch shows, read from 
 embedding; without it, names don't bind to patches. `imagine`: the same on patches pushed towards other classes.
 `patch_colour`, `patch_row` and `patch_column`: on the words of its colour and of where it is, read in the same way
 among the words of their kind. `amounts`: on how much of a thing the reader takes in there; it adds up to how many
-things there are. `patch_place`: on x and y of a patch, in two channels of the reader. `read` and `placed`: on what the
-name of a thing in a question reads from the reader's state, how many there are and where the one is. `awake`: on heads
-of the connector's scans that close. `answer`: cross entropy on the words of answers, with `telling` once more on those
-that decide whether the answer is right. `early`: within a question, on the one word that answers it. `facts`: at the
-name of a thing in a question, on the words for its number, colour, row and column, whichever of them is asked for: a
-look-up that one question teaches serves all. In half of the photos things are pushed towards other classes before
-anything is told or asked of them (`renaming`). The first `align_steps` have the losses of patches alone and are cheap.
-Connectors take turns from step to step; the vision tower stays frozen.
+things there are. `keys`: on how much of each patch the name of a thing in a question reads from the reader's state.
+`patch_place`: on x and y of a patch, in two channels there. `read` and `placed`: on what a name reads in all, how many
+there are and where the one is. `awake`: on heads of the connector's scans that close. `answer`: cross entropy on the
+words of answers, with `telling` once more on those that decide whether the answer is right. `early`: within a question,
+on the one word that answers it. `facts`: at the name of a thing in a question, on the words for its number, colour, row
+and column, whichever of them is asked for: a look-up that one question teaches serves all. In half of the photos things
+are pushed towards other classes before anything is told or asked of them (`renaming`). The first `align_steps` have the
+losses of patches alone and are cheap. Connectors take turns from step to step; the vision tower stays frozen.
 """
 
 import json
@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from mlmamba import hub, weights
 from mlmamba.config import MLMambaConfig
 from mlmamba.errors import UserError
-from mlmamba.mamba2 import LanguageModel, Mamba2Layer
+from mlmamba.mamba2 import LanguageModel, LanguageOutput, Mamba2Layer
 from mlmamba.model import MLMamba, load
 from mlmamba.ssd import Scan
 from mlmamba.training import loop
-from mlmamba.training.batches import FACTS, NONE, TYPES, Batch, Batches, Branches, sides
+from mlmamba.training.batches import FACTS, NONE, TYPES, Batch, Batches, Branches, alike, sides
 from mlmamba.training.loop import Figures, mean_loss
 from mlmamba.training.naming import Imagined, columns, listen, look, shared, start_as_dictionary
 from mlmamba.training.scenes import Sources
@@ -64,6 +64,7 @@ class Recipe(loop.Recipe):
     tell: float
     amounts: float
     places: float
+    keys: float
     telling: float
     early: float
     facts: float
@@ -177,10 +178,11 @@ def asleep(scans: tuple[tuple[Scan, ...], ...]) -> Tensor:
 
 
 def answer_losses(
-    model: MLMamba, features: Tensor, talk: Branches, words: dict[str, Tensor]
+    model: MLMamba, features: Tensor, seen: "Seen", words: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], Figures]:
-    """Losses on answers, the words that decide them, answers foreseen, and facts; how many of those are right."""
-    lm = model.language_model
+    """Losses on answers, the words that decide them, answers foreseen, facts, and what names read from the state; how
+    many of those are right."""
+    lm, talk = model.language_model, seen.talks
     picture = lm(features, last_only=True, scans=(0,))
     k = talk.ids.shape[0] // features.shape[0]
     output = lm(lm.embed(talk.ids), lm.repeat(picture.state, k), last_only=True, scans=(0,))
@@ -200,48 +202,61 @@ def answer_losses(
         fact = f"fact_{name}"
         losses[fact], figures[f"{fact}_right"] = word_loss(model, hidden, ids, facts)
     if isinstance(lm, LanguageModel):
-        one, *middle = picture.scans[0].x[..., COUNTER, :3].unbind(-1)  # (b, n_patches) each
-        losses["patch_place"] = place_loss(torch.stack(middle, -1) / one[..., None].detach(), model.grid)
-        counted = picture.state[0].ssm[:, COUNTER, :3].repeat_interleave(k, 0)  # (b * k, 3, n)
-        read = torch.einsum("btn, bcn -> btc", output.scans[0].C.float(), counted)
-        told, figures["read_right"] = read_losses(read, talk.facts, talk.places)
-        losses |= told
+        told, told_figures = look_up_losses(picture, output.scans[0].C.float(), seen, model.grid)
+        losses, figures = losses | told, figures | told_figures
     return losses, figures
 
 
-def place_loss(told: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Loss on where patches are, (b, n_patches, 2): x and y, from -1 at the left and at the top to 1."""
-    y, x = (2 * (torch.arange(n, device=told.device) + 0.5) / n - 1 for n in grid)
-    return F.smooth_l1_loss(told, torch.cartesian_prod(y, x).flip(-1).expand_as(told), beta=NEAR)
+def look_up_losses(
+    picture: LanguageOutput, C: Tensor, seen: "Seen", grid: tuple[int, int]
+) -> tuple[dict[str, Tensor], Figures]:
+    """Losses on what the reader's first layer keeps of a picture, and on what the names of things read from it (C, of
+    the tokens of talks); how many of those are right. With B·C as often 1 as a patch shows what a name says, else 0,
+    the counter's state has all that is asked: Σ Δ·1 is how many there are, Σ Δ·x and Σ Δ·y are where the one is.
 
-
-def read_losses(read: Tensor, facts: Tensor, places: Tensor) -> tuple[dict[str, Tensor], tuple[int, int]]:
-    """Losses on what the name of a thing reads from the counter's state: in the first channel the number of them, in
-    the next two where the one is, x and y, as often as it was counted. And how many numbers are right.
-
-    Without them B·C differs from thing to thing, and what is read can be one dog or two cups. Where there may be more
-    of a thing than the one whose place is known, the number is to be 1 at least. read: (b, t, 3) at the tokens of
-    talks; facts and places as in `Branches`, the number first.
+    `keys`: on B·C of all names and all patches of a batch. `patch_place`: on x and y of patches, in the counter's
+    second and third channel. `read` and `placed`: on the sums. Where there may be more of a thing than the one whose
+    place is known, the number is to be 1 at least.
     """
-    known = torch.cat([facts.float(), places], -1)
-    ends = (known != F.pad(known, (0, 0, 1, 0), value=NONE)[:, :-1]).any(-1)  # where a name does
-    counted, placed = ends & (facts[..., 0] != NONE), ends & (places[..., 0] != NONE)
-    number, numbers = read[..., 0][counted], facts[..., 0][counted].float()
-    some = read[..., 0][placed & ~counted].clamp_max(1)
-    off = F.smooth_l1_loss(torch.cat([number, some]), torch.cat([numbers, torch.ones_like(some)]), reduction="sum")
-    middle, middles = read[..., 1:][placed], places[placed] * read[..., :1][placed].detach()
+    talk, kinds = seen.talks, seen.talks.kinds
+    ends = (kinds != NONE) & (kinds != F.pad(kinds, (1, 0), value=NONE)[:, :-1])  # where a name does
+    scan = picture.scans[0]
+    one, x, y = scan.x[..., COUNTER, :3].float().unbind(-1)  # (b, n_patches) each
+    one = one.detach()
+
+    says = torch.einsum("mn, bpn -> mbp", C[ends], scan.B.float()) * one  # of names, to patches
+    truth = seen.alike[kinds[ends]][:, seen.shows].masked_fill(seen.shows == NONE, NONE)
+    own = truth == 1
+    off = (says - truth).square() * (truth != NONE)
+
+    down, right = (2 * (torch.arange(n, device=x.device) + 0.5) / n - 1 for n in grid)
+    places = torch.cartesian_prod(down, right).flip(-1).expand(*x.shape, 2)
+
+    counted = picture.state[0].ssm[:, COUNTER, :3].repeat_interleave(len(C) // len(x), 0)  # (b * k, 3, n)
+    number, *middle = torch.einsum("btn, bcn -> btc", C, counted).unbind(-1)
+    known, placed = ends & (talk.facts[..., 0] != NONE), ends & (talk.places[..., 0] != NONE)
+    numbers, some = talk.facts[..., 0][known].float(), number[placed & ~known].clamp_max(1)
+    read = torch.cat([number[known], some]), torch.cat([numbers, torch.ones_like(some)])
+    middles = talk.places[placed] * number[placed][:, None].detach()
     losses = {
-        "read": off / max(1, len(numbers) + len(some)),
-        "placed": F.smooth_l1_loss(middle, middles, reduction="sum", beta=NEAR) / max(1, len(middles)),
+        "keys": off.sum() / max(1, int(own.sum())),
+        "patch_place": F.smooth_l1_loss(torch.stack([x, y], -1) / one[..., None], places, beta=NEAR),
+        "read": F.smooth_l1_loss(*read, reduction="sum") / max(1, len(read[0])),
+        "placed": F.smooth_l1_loss(torch.stack(middle, -1)[placed], middles, reduction="sum", beta=NEAR)
+        / max(1, len(middles)),
     }
-    return losses, (int((number.round() == numbers).sum()), len(numbers))
+    return losses, {
+        "keys_right": (int((says[own] > 0.5).sum()), int(own.sum())),
+        "read_right": (int((number[known].round() == numbers).sum()), len(numbers)),
+    }
 
 
 @dataclass
 class Seen:
-    """A batch as the connectors meet it: patches (b, n_patches, d_features), words and colours (b, n_patches), groups
-    and amounts as in `Batch`. imagined (k, n_patches, d_features): patches of some photos, pushed towards classes that
-    are not there; opinions (k, n_patches, n_words): what the encoder's head then names them."""
+    """A batch as the connectors meet it: patches (b, n_patches, d_features), words and colours (b, n_patches), groups,
+    amounts and shows as in `Batch`, alike as `batches.alike` has it. imagined (k, n_patches, d_features):
+    patches of some photos, pushed towards classes that are not there; opinions (k, n_patches, n_words): what the
+    encoder's head then names them."""
 
     patches: Tensor
     words: Tensor
@@ -249,6 +264,8 @@ class Seen:
     groups: Tensor
     amounts: Tensor
     talks: Branches
+    shows: Tensor
+    alike: Tensor
     imagined: Tensor
     opinions: Tensor
 
@@ -265,6 +282,7 @@ class Scenes(loop.Objective):
         mamba = isinstance(model.language_model, LanguageModel)
         self.amount = None if mamba else nn.Linear(model.config.language.d_model, 1)  # a Transformer has no Δ
         self.teacher, self.words, self.recipe, self.device = teacher, words, recipe, device
+        self.alike = alike().to(device)
         self.sides = [torch.tensor(side, device=device) for side in sides(model.grid)]
 
     def see(self, batch: Batch) -> Seen:
@@ -285,7 +303,8 @@ class Scenes(loop.Objective):
         )
         return Seen(
             renamed, words, batch.colours.to(self.device), batch.groups.to(self.device),
-            batch.amounts.to(self.device), batch.talks.to(self.device), imagined, self.teacher.opinion(classes),
+            batch.amounts.to(self.device), batch.talks.to(self.device), batch.shows.to(self.device),
+            self.alike, imagined, self.teacher.opinion(classes),
         )  # fmt: skip
 
     def imagine_loss(self, seen: Seen, kind: str) -> Tensor:
@@ -338,13 +357,14 @@ class Scenes(loop.Objective):
         told["awake"] = asleep(output.scans)
         loss = loss + recipe.awake * told["awake"]
         if step >= recipe.align_steps:
-            answers, answer_figures = answer_losses(self.model, features, seen.talks, self.words)
+            answers, answer_figures = answer_losses(self.model, features, seen, self.words)
             told |= answers
             loss = loss + told["answer"] + recipe.telling * told["telling"] + recipe.early * told["early"]
             for name in FACTS:
                 loss = loss + recipe.facts * told[f"fact_{name}"]
             if "read" in answers:
                 loss = loss + recipe.amounts * told["read"] + recipe.places * (told["patch_place"] + told["placed"])
+                loss = loss + recipe.keys * told["keys"]
             figures |= answer_figures
         return loss, figures | {name: (value.item(), 1) for name, value in told.items()}
 
