@@ -107,9 +107,8 @@ def test_an_untrained_connector_names_what_the_head_names(vision, monkeypatch):
 @pytest.fixture(scope="module")
 def heard() -> Imagined:
     """Of the tower that tells its opinion."""
-    return Imagined(
-        Vision(TINY.model.vision).towers[0], torch.randn(2000, 1280, generator=torch.Generator().manual_seed(4))
-    )
+    tower = Vision(replace(TINY.model.vision, towers=("efficientnet-lite0-opinion",))).towers[0]
+    return Imagined(tower, torch.randn(2000, 1280, generator=torch.Generator().manual_seed(4)))
 
 
 def test_a_run_starts_from_another_model_and_from_its_connector_where_that_fits(heard):
@@ -130,8 +129,9 @@ def test_a_run_starts_from_another_model_and_from_its_connector_where_that_fits(
 
 
 def test_a_connector_that_heard_no_opinion_learns_to_listen(heard):
-    connector = replace(TINY.model.connector, d_features=1450)
-    older, model = MLMamba(replace(TINY.model, connector=connector)), MLMamba(TINY.model)
+    older, model = (
+        MLMamba(replace(TINY.model, connector=replace(TINY.model.connector, d_features=d))) for d in (1450, 2450)
+    )
     assert take_over(model, older, heard)
     torch.manual_seed(5)
     levels, place = torch.randn(1, 16, 1448), torch.rand(1, 16, 2)
