@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlmamba.errors import UserError
+from mlmamba.training.batches import NONE, shown
 from mlmamba.training.questions import (
     QA,
     RELATIONS,
@@ -169,6 +170,15 @@ def test_facts_are_what_a_scene_shows():
     assert view.middle("dog") == pytest.approx((0.15, 0.15)) and photo.middle("dog") == pytest.approx((0.5, 0.5))
     assert view.middle("bridge") == pytest.approx((0.5, 0.75))
     assert view.middle("cup") is view.middle("elephant") is view.middle("tree") is None
+
+
+def test_of_a_patch_with_nothing_on_it_a_photo_may_show_anything():
+    dog, kinds = Thing("dog", (0.0, 0.0, 0.5, 1.0), 0.4), list(KINDS)
+    for style, background, nothing in (
+        ("drawing", "red", len(kinds)), ("shapes", None, len(kinds)), ("drawing", None, NONE), ("photo", None, NONE)
+    ):  # fmt: skip
+        scene = Scene((dog,), style, background, cells=[["dog", None], [None, "dog"]])
+        assert shown(scene) == [kinds.index("dog"), nothing, nothing, kinds.index("dog")]
 
 
 def test_things_are_found_in_the_questions_that_name_them():

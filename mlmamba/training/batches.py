@@ -39,7 +39,7 @@ class Branches:
     facts: (b * k, t, 4), from the name of a thing to the end of its question what is true of it, whatever is asked:
     for each of FACTS the index of its word, NONE where nobody knows.
     places: (b * k, t, 2), there too, x and y of its middle, from -1 at the left and at the top to 1; NONE as in facts.
-    kinds: (b * k, t), there too, which thing it is, by its place in KINDS; NONE elsewhere.
+    kinds: (b * k, t), there too, its index in KINDS; NONE elsewhere.
     """
 
     ids: Tensor
@@ -54,11 +54,11 @@ class Branches:
         return Branches(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
+INDEX = {kind: index for index, kind in enumerate(KINDS)}
 Fact = tuple[int, ...]  # one of FACTS each
-PLACE_OF = {kind: place for place, kind in enumerate(KINDS)}
 NO_FACT: Fact = (NONE,) * len(FACTS)
 Place = tuple[float, float]
-NOWHERE: Place = (NONE, NONE)
+NOWHERE: Place = (float(NONE), float(NONE))
 Row = tuple[list[int], list[int], list[int], list[int], list[Fact], list[Place], list[int]]  # one branch of `Branches`
 
 
@@ -69,7 +69,7 @@ class Batch:
     colours: (b, n_patches), the index in COLOURS of what a patch shows, NONE where nobody knows.
     groups: (b, N_GROUPS, n_patches) of 0 and 1, groups of patches; amounts: (b, N_GROUPS), how many things each of
     them shows, as `amounts` says.
-    shows: (b, n_patches), the place in KINDS of what a patch shows, len(KINDS) where it shows none of them, NONE where
+    shows: (b, n_patches), the index in KINDS of what a patch shows, len(KINDS) where it shows none of them, NONE where
     nobody knows.
     instead and leads: (b, n_patches), the class that a patch is pushed towards and by how much it is to lead, where a
     thing is called another (`renaming`); -1 and 0 elsewhere.
@@ -188,7 +188,7 @@ class Batches(Dataset[Batch]):
             told[at:] = [fact] * (n - at)
             middle = view.middle(kind)
             places[at:] = [(2 * middle[0] - 1, 2 * middle[1] - 1) if middle else NOWHERE] * (n - at)
-            kinds[at:] = [PLACE_OF[kind]] * (n - at)
+            kinds[at:] = [INDEX[kind]] * (n - at)
         return told, places, kinds
 
     def deciding(self, qa: QA, reply: list[int]) -> list[bool]:
@@ -218,19 +218,19 @@ def photographic(scene: Scene) -> bool:
 def shown(scene: Scene) -> list[int]:
     """What each patch shows, as in `Batch.shows`."""
     nothing = NONE if photographic(scene) else len(KINDS)
-    return [PLACE_OF[kind] if kind else nothing for row in scene.cells for kind in row]
+    return [INDEX[kind] if kind else nothing for row in scene.cells for kind in row]
 
 
 def alike() -> Tensor:
     """Whether a thing of a kind (columns, the last for nothing) is called by the name of another (rows): 1, 0, or NONE
     where one of them may be taken for the other. (len(KINDS), len(KINDS) + 1)."""
     table = torch.zeros(len(KINDS), len(KINDS) + 1)
-    for kind, place in PLACE_OF.items():
+    for kind, index in INDEX.items():
         for other in unsure(kind):
-            table[place, PLACE_OF[other]] = table[PLACE_OF[other], place] = NONE
-    for kind, place in PLACE_OF.items():
+            table[index, INDEX[other]] = table[INDEX[other], index] = NONE
+    for kind, index in INDEX.items():
         for name in (kind, *KINDS[kind].also):
-            table[PLACE_OF[name], place] = 1
+            table[INDEX[name], index] = 1
     return table
 
 

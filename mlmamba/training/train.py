@@ -112,7 +112,7 @@ def initialise(model: MLMamba) -> None:
             scan.A_log.data[COUNTER] = math.log(0.02)  # what was counted stays
             scan.conv_weight.data[first], scan.conv_bias.data[first] = 0.0, 0.15  # as much for every patch: Δ·B counts
             scan.conv_weight.data[first + 1 : first + 3] = 0.0
-            scan.conv_weight.data[first + 1 : first + 3, ..., -1] = 0.05  # small as that, from rows of the usual size
+            scan.conv_weight.data[first + 1 : first + 3, -1] = 0.05  # small as that, from rows of the usual size
         with torch.no_grad():
             layer.in_proj.weight[:d] = layer.in_proj.weight[d : 2 * d]
             layer.in_proj.weight[2 * d + n : 2 * d + 2 * n] = layer.in_proj.weight[2 * d : 2 * d + n]
@@ -177,8 +177,25 @@ def asleep(scans: tuple[tuple[Scan, ...], ...]) -> Tensor:
     return (math.log(LEAST_DELTA) - torch.cat(heads)).clamp_min(0).square().mean()
 
 
+@dataclass
+class Seen:
+    """A batch as the connectors meet it: patches (b, n_patches, d_features), words and colours (b, n_patches), groups,
+    amounts, talks and shows as in `Batch`. imagined (k, n_patches, d_features): patches of some photos, pushed towards
+    classes that are not there; opinions (k, n_patches, n_words): what the encoder's head then names them."""
+
+    patches: Tensor
+    words: Tensor
+    colours: Tensor
+    groups: Tensor
+    amounts: Tensor
+    talks: Branches
+    shows: Tensor
+    imagined: Tensor
+    opinions: Tensor
+
+
 def answer_losses(
-    model: MLMamba, features: Tensor, seen: "Seen", words: dict[str, Tensor]
+    model: MLMamba, features: Tensor, seen: Seen, words: dict[str, Tensor], alike: Tensor
 ) -> tuple[dict[str, Tensor], Figures]:
     """Losses on answers, the words that decide them, answers foreseen, facts, and what names read from the state; how
     many of those are right."""
@@ -202,19 +219,20 @@ def answer_losses(
         fact = f"fact_{name}"
         losses[fact], figures[f"{fact}_right"] = word_loss(model, hidden, ids, facts)
     if isinstance(lm, LanguageModel):
-        told, told_figures = look_up_losses(picture, output.scans[0].C.float(), seen, model.grid)
+        told, told_figures = look_up_losses(picture, output.scans[0].C.float(), seen, alike, model.grid)
         losses, figures = losses | told, figures | told_figures
     return losses, figures
 
 
 def look_up_losses(
-    picture: LanguageOutput, C: Tensor, seen: "Seen", grid: tuple[int, int]
+    picture: LanguageOutput, C: Tensor, seen: Seen, alike: Tensor, grid: tuple[int, int]
 ) -> tuple[dict[str, Tensor], Figures]:
     """Losses on what the reader's first layer keeps of a picture, and on what the names of things read from it (C, of
     the tokens of talks); how many of those are right. With B·C as often 1 as a patch shows what a name says, else 0,
     the counter's state has all that is asked: Σ Δ·1 is how many there are, Σ Δ·x and Σ Δ·y are where the one is.
 
-    `keys`: on B·C of all names and all patches of a batch. `patch_place`: on x and y of patches, in the counter's
+    `keys`: on B·C of all names and all patches of a batch; `alike` says what is called what (`batches.alike`).
+    `patch_place`: on x and y of patches, in the counter's
     second and third channel. `read` and `placed`: on the sums. Where there may be more of a thing than the one whose
     place is known, the number is to be 1 at least.
     """
@@ -225,7 +243,7 @@ def look_up_losses(
     one = one.detach()
 
     says = torch.einsum("mn, bpn -> mbp", C[ends], scan.B.float()) * one  # of names, to patches
-    truth = seen.alike[kinds[ends]][:, seen.shows].masked_fill(seen.shows == NONE, NONE)
+    truth = alike[kinds[ends]][:, seen.shows].masked_fill(seen.shows == NONE, NONE)
     own = truth == 1
     off = (says - truth).square() * (truth != NONE)
 
@@ -249,25 +267,6 @@ def look_up_losses(
         "keys_right": (int((says[own] > 0.5).sum()), int(own.sum())),
         "read_right": (int((number[known].round() == numbers).sum()), len(numbers)),
     }
-
-
-@dataclass
-class Seen:
-    """A batch as the connectors meet it: patches (b, n_patches, d_features), words and colours (b, n_patches), groups,
-    amounts and shows as in `Batch`, alike as `batches.alike` has it. imagined (k, n_patches, d_features):
-    patches of some photos, pushed towards classes that are not there; opinions (k, n_patches, n_words): what the
-    encoder's head then names them."""
-
-    patches: Tensor
-    words: Tensor
-    colours: Tensor
-    groups: Tensor
-    amounts: Tensor
-    talks: Branches
-    shows: Tensor
-    alike: Tensor
-    imagined: Tensor
-    opinions: Tensor
 
 
 class Scenes(loop.Objective):
@@ -304,7 +303,7 @@ class Scenes(loop.Objective):
         return Seen(
             renamed, words, batch.colours.to(self.device), batch.groups.to(self.device),
             batch.amounts.to(self.device), batch.talks.to(self.device), batch.shows.to(self.device),
-            self.alike, imagined, self.teacher.opinion(classes),
+            imagined, self.teacher.opinion(classes),
         )  # fmt: skip
 
     def imagine_loss(self, seen: Seen, kind: str) -> Tensor:
@@ -357,7 +356,7 @@ class Scenes(loop.Objective):
         told["awake"] = asleep(output.scans)
         loss = loss + recipe.awake * told["awake"]
         if step >= recipe.align_steps:
-            answers, answer_figures = answer_losses(self.model, features, seen, self.words)
+            answers, answer_figures = answer_losses(self.model, features, seen, self.words, self.alike)
             told |= answers
             loss = loss + told["answer"] + recipe.telling * told["telling"] + recipe.early * told["early"]
             for name in FACTS:
