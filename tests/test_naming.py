@@ -102,6 +102,7 @@ def test_an_untrained_connector_names_what_the_head_names(vision, monkeypatch):
     assert right("bsm") < 0.05
     start_as_dictionary(model, features, last, Imagined(tower, last.flatten(0, 1)), teacher.word_ids, teacher.to_words)
     assert right("bsm") > 0.3 and right("csm") > 0.3
+    assert (model.connector.mlp[0].weight != 0).any(0).all()  # each of the tower's columns is heard
 
 
 @pytest.fixture(scope="module")
