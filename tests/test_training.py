@@ -272,6 +272,8 @@ def test_each_weight_has_one_optimiser_and_learns(optimiser, tmp_path):
 def test_a_transformer_counts_by_a_head_of_training_alone(tmp_path):
     sizes = TransformerConfig(kind="llama", d_model=32, n_layers=1, n_heads=2, d_mlp=64, vocab_size=1024)
     scenes = scenes_on_drawn(RECIPE, loop.accelerator_for(RECIPE, "cpu"), language=sizes)
+    loud = scenes.taken_in(torch.tensor([100.0, -100.0])[:, None].expand(2, 32))
+    assert ((loud >= 0.001) & (loud <= 0.1)).all()  # what Mamba's Δ starts between, whatever there is to see
     before = {name: weight.clone() for name, weight in scenes.state_dict().items()}
     loop.train(scenes, Drawn(), RECIPE, tmp_path, loop.accelerator_for(RECIPE, "cpu"))
     learnt = {name for name, weight in scenes.state_dict().items() if not torch.equal(weight, before[name])}

@@ -280,6 +280,9 @@ class Scenes(loop.Objective):
         self.imagination = imagination
         mamba = isinstance(model.language_model, LanguageModel)
         self.amount = None if mamba else nn.Linear(model.config.language.d_model, 1)  # a Transformer has no Δ
+        if self.amount is not None:  # it takes in little at first, as Δ does
+            nn.init.zeros_(self.amount.weight)
+            nn.init.constant_(self.amount.bias, -4.6)  # softplus: 0.01
         self.teacher, self.words, self.recipe, self.device = teacher, words, recipe, device
         self.alike = alike().to(device)
         self.sides = [torch.tensor(side, device=device) for side in sides(model.grid)]
