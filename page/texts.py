@@ -21,7 +21,7 @@ ABOUT = {  # what each model is, can and can't; the one place on the page that s
     "tiny": (
         "trained for this page, besides a frozen image encoder",
         "answers short English questions about everyday things, best “Is there a …?”, colours and places.",
-        "It is often wrong, above all about numbers and photos, misses small things, can't read text, doesn't "
+        "It is often wrong, above all about photos and numbers, misses small things, can't read text, doesn't "
         "recognise people, and knows nothing beyond the picture.",
     ),
     "3b": (

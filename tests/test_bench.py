@@ -228,7 +228,7 @@ def test_graph_against_graph_says_what_eager_says(trained, device, monkeypatch):
         monkeypatch.setattr(backend, "repeated", as_graph.repeated)
         monkeypatch.setattr(backend, "recorded", as_graph.recorded)
     graphed = [side.launched(True) for side in sides]
-    for context in (None, 200):  # the second cache is longer
+    for context in (None, 300):  # the second cache is longer
         eager, fixed = raced(sides, context), raced(graphed, context)
         for one, other in zip(eager, fixed, strict=True):
             assert one["lap"]["tokens"] == other["lap"]["tokens"] and one["memory"] == other["memory"]
@@ -276,7 +276,7 @@ def test_all_ways_to_decode_say_the_same(trained, side, recorded, monkeypatch):
         said = [[step() for step in steps] for _ in range(8)]
     if side:  # which reads the first of its tokens alone
         said = [[one[0], other] for one, other in said]
-    assert all(one == other for one, other in said) and len({str(one) for one, _ in said}) > 3
+    assert all(one == other for one, other in said) and len({str(one) for one, _ in said}) > 2
 
 
 def test_full_size_is_measured_beside_what_the_memory_allows(small):

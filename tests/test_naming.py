@@ -112,8 +112,9 @@ def heard() -> Imagined:
     return Imagined(tower, torch.randn(2000, 1280, generator=torch.Generator().manual_seed(4)))
 
 
-def test_a_run_starts_from_another_model_and_from_its_connector_where_that_fits(heard):
+def test_a_run_starts_from_another_model_and_from_its_connector_where_that_fits():
     older = mlmamba.load("tiny", vision=False, device="cpu")
+    heard = Imagined(Vision(older.config.vision).towers[0], torch.randn(2000, 1280))
     same, smaller = (
         MLMamba(older.config),
         MLMamba(replace(older.config, connector=replace(older.config.connector, n_layers=1))),

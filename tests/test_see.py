@@ -16,7 +16,8 @@ from visualize.trace import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = json.loads((ROOT / "checkpoints" / "tiny" / "config.json").read_text(encoding="utf-8"))
-N_PATCHES = (CONFIG["vision"]["image_size"] // 32) ** 2
+SIDE = CONFIG["vision"]["image_size"] // 32  # patches a side
+N_PATCHES = SIDE**2
 MEADOW, STREET = ROOT / "examples" / "meadow.jpg", ROOT / "examples" / "street.jpg"
 EVIL = "${alert(1)}<img src=x onerror=alert(1)>"
 PHONE = {"width": 390, "height": 844}
@@ -53,7 +54,7 @@ def choose(page, group: str, name: str) -> None:
     page.locator(f'.scan-view [data-at="{group}"] label').filter(has_text=re.compile(name)).click()
 
 
-def patch_at(page, row: int, column: int, panel: int = 0, rows: int = 10, columns: int = 10) -> None:
+def patch_at(page, row: int, column: int, panel: int = 0, rows: int = SIDE, columns: int = SIDE) -> None:
     """Click the middle of a patch."""
     canvas = page.locator(".scan-stage .scan-frame").nth(panel)
     box = canvas.bounding_box()
@@ -146,20 +147,20 @@ def test_a_patch_shows_what_reaches_it(visit, url, expect):
     ready(page)
     choose(page, "layers", "2")
     patch_at(page, 6, 3)
-    assert state(page)["patch"] == 63
+    assert state(page)["patch"] == 6 * SIDE + 3
     expect(page.locator(".scan-view")).to_contain_text("|M[t,s]|·‖x_s‖")
     conversation = mlmamba.load("tiny", device="cpu").start(MEADOW, "csm")
     trace = record(conversation, "csm")
     shown = page.evaluate("document.querySelector('.scan-view').scanView.maps()")
     for d in range(4):
-        wanted = trace.influence(1, None, d, 63)
+        wanted = trace.influence(1, None, d, 6 * SIDE + 3)
         np.testing.assert_allclose(shown["directions"][d], wanted, rtol=0.02, atol=1e-3 * wanted.max())
-    merged = trace.influence(1, None, None, 63)
+    merged = trace.influence(1, None, None, 6 * SIDE + 3)
     np.testing.assert_allclose(shown["merged"], merged, rtol=0.02, atol=1e-3 * merged.max())
 
     page.locator(".scan-stage").focus()
     page.keyboard.press("w")
-    assert state(page)["patch"] == 53
+    assert state(page)["patch"] == 5 * SIDE + 3
     page.keyboard.press("Escape")
     assert state(page)["patch"] is None
 
@@ -172,14 +173,14 @@ def test_pointing_reads_the_values_of_a_head(visit, url, expect):
     page.select_option('[data-at="head"]', "0")
     frame = page.locator(".scan-stage .scan-frame").nth(0)
     box = frame.bounding_box()
-    frame.hover(position={"x": box["width"] * 0.75, "y": box["height"] * 0.25})  # row 3, column 8: patch 27
-    expect(page.locator('[data-at="here"]')).to_contain_text("row 3, column 8")
+    frame.hover(position={"x": box["width"] * 0.75, "y": box["height"] * 0.25})  # row 4, column 11
+    expect(page.locator('[data-at="here"]')).to_contain_text("row 4, column 11")
     trace = record(mlmamba.load("tiny", device="cpu").start(MEADOW, "csm"), "csm")
     text = page.inner_text('[data-at="table"]')
     for d, name in enumerate(trace.directions):
         cells = [cell for cell in text[text.index(name) :].split("\n") if cell.strip()]
         numbers = [number(cell) for cell in cells[1:8]]  # after the direction's name: step and six quantities
-        step = int(np.flatnonzero(trace.orders[d] == 27)[0])
+        step = int(np.flatnonzero(trace.orders[d] == 3 * SIDE + 10)[0])
         wanted = [trace.along(0, 0, d, quantity)[step] for quantity in NAMES]
         assert numbers[0] == step + 1 and numbers[1:7] == pytest.approx(wanted, rel=0.01), (name, text)
 
@@ -187,9 +188,9 @@ def test_pointing_reads_the_values_of_a_head(visit, url, expect):
 def test_a_words_map(visit, url, expect):
     page = visit(url)
     see(page)
-    words(page).nth(4).click()
-    assert state(page)["word"] == 4
-    expect(page.locator('[data-at="word-title"]')).to_contain_text(words(page).nth(4).inner_text())
+    words(page).nth(3).click()
+    assert state(page)["word"] == 3
+    expect(page.locator('[data-at="word-title"]')).to_contain_text(words(page).nth(3).inner_text())
     expect(page.locator('[data-at="word-text"]')).to_contain_text("not what decided")
     here = page.evaluate("document.querySelector('.scan-view').scanView.maps().merged")
     choose(page, "through", "Onward")
@@ -197,7 +198,7 @@ def test_a_words_map(visit, url, expect):
     assert not np.allclose(here, onward, rtol=0.01) and sum(onward) == pytest.approx(sum(here), rel=0.01)
     page.select_option('[data-at="word-layer"]', "0")
     assert state(page)["word_layer"] == 0
-    words(page).nth(4).click()
+    words(page).nth(3).click()
     assert state(page)["word"] is None
 
 
@@ -339,7 +340,7 @@ def test_there_is_something_to_play_with_before_the_model_has_loaded(loading_url
     choose(page, "kinds", "CSM")
     ready(page)
     patch_at(page, 5, 5)
-    assert state(page)["patch"] == 55
+    assert state(page)["patch"] == 5 * SIDE + 5
     words(page).nth(1).click()
     page.click('[role=tab]:has-text("Ask")')
     expect(page.locator("#status")).to_contain_text("Loading the model")
