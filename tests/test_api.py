@@ -44,7 +44,7 @@ def test_the_examples_run(url, model, monkeypatch, capsys):
         exec(block.replace("http://127.0.0.1:7860/", url), told)
     said = capsys.readouterr().out.splitlines()
     assert [model.start(MEADOW, kind).model.chat(MEADOW, QUESTION, connector=kind) for kind in ("bsm", "csm")] == [
-        line for line in said if line.endswith(".") and "dog" in line
+        line for line in said if line.startswith(("Yes", "No"))
     ][:2]
     figure, word = Image.open(told["figure"]), Image.open(told["word"])
     assert (figure.format == word.format == "PNG" and figure.size != word.size) or figure.tobytes() != word.tobytes()
