@@ -232,9 +232,8 @@ def look_up_losses(
     the counter's state has all that is asked: Σ Δ·1 is how many there are, Σ Δ·x and Σ Δ·y are where the one is.
 
     `keys`: on B·C of all names and all patches of a batch; `alike` says what is called what (`batches.alike`).
-    `patch_place`: on x and y of patches, in the counter's
-    second and third channel. `read` and `placed`: on the sums. Where there may be more of a thing than the one whose
-    place is known, the number is to be 1 at least.
+    `patch_place`: on x and y of patches, in the counter's second and third channel. `read` and `placed`: on the sums.
+    Where there may be more of a thing than the one whose place is known, the number is to be 1 at least.
     """
     talk, kinds = seen.talks, seen.talks.kinds
     ends = (kinds != NONE) & (kinds != F.pad(kinds, (1, 0), value=NONE)[:, :-1])  # where a name does
