@@ -120,7 +120,7 @@ def log(tmp_path_factory) -> list[dict]:
     return train_on_drawn(tmp_path_factory.mktemp("drawn"), RECIPE)
 
 
-def test_the_losses_are_what_a_plain_loop_finds():
+def test_the_losses_are_what_a_plain_loop_finds(monkeypatch):
     """Place by place, with the picture read anew for each talk."""
     recipe = dataclasses.replace(RECIPE, precision="float32")
     scenes = scenes_on_drawn(recipe, loop.accelerator_for(recipe, "cpu"))
@@ -129,6 +129,8 @@ def test_the_losses_are_what_a_plain_loop_finds():
     keys = slice(2 * language.d_inner, 2 * (language.d_inner + language.d_state))
     mixer.in_proj.weight.data[keys] *= 30  # B and C are loud: names read more than one of a thing, of others too
     seen = scenes.see(batch)
+    numbers = torch.tensor([0.0, 1.0, 3.0, NONE])[torch.arange(len(KINDS))[:, None] % torch.tensor([4, 3])]
+    monkeypatch.setattr(training, "numbers_of", lambda *_: numbers)
     with torch.no_grad():
         loss, figures = scenes(seen, "csm", step=1)
         patches = seen.patches  # test_renaming asks what they are
@@ -143,7 +145,9 @@ def test_the_losses_are_what_a_plain_loop_finds():
 
         patch = {name: [] for name in ("patch_colour", "patch_row", "patch_column")}
         told = patch | {name: [] for name in ("align", "amounts", "answer", "telling", "early")}
-        told |= {f"fact_{name}": [] for name in WORDS} | {"keys": [], "read": [], "patch_place": [], "placed": []}
+        told |= {f"fact_{name}": [] for name in WORDS} | {
+            name: [] for name in ("keys", "read", "numbers", "patch_place", "placed")
+        }
 
         def apart(place: float, truth: float) -> float:
             off = abs(place - truth)
@@ -157,7 +161,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
                 return 1
             return None if {name, shows} < {bird, owl, eagle} else 0
 
-        owned = 0
+        owned = some_there = 0
         for b, i in itertools.product(range(2), range(9)):
             word = batch.words[b, i].item()
             if word == NONE and batch.photographic[b] and classes[b, i].max() > 0.02:
@@ -170,9 +174,11 @@ def test_the_losses_are_what_a_plain_loop_finds():
             told["patch_column"].append(surprise(features[b, i], i % 3, [23, 21, 24]))
         for b, group in itertools.product(range(2), range(3)):
             if (amount := batch.amounts[b, group].item()) != NONE:
-                off = abs(sum(delta[b, i].item() for i in range(9) if batch.groups[b, group, i]) - amount)
-                told["amounts"].append(off - 0.5 if off > 1 else off**2 / 2)
+                told["amounts"].append(
+                    apart(sum(delta[b, i].item() for i in range(9) if batch.groups[b, group, i]), amount)
+                )
         talk = batch.talks
+        states = [model.language_model(of[None]).state[0].ssm[0, 0, 0] for of in features]
         for row in range(4):
             read = torch.cat([features[row // 2], model.language_model.embed(talk.ids[row])])
             output = model.language_model(read[None], scans=(0,))
@@ -196,11 +202,14 @@ def test_the_losses_are_what_a_plain_loop_finds():
                         if (truth := called(kind, batch.shows[b, i].item())) is not None:
                             told["keys"].append((says - truth) ** 2)
                             owned += truth
+                    for state, there in zip(states, numbers[kind].tolist(), strict=True):
+                        if there != NONE:
+                            told["numbers"].append(apart((state @ scan.C[0, 9 + t]).item(), there))
+                            some_there += there > 0
                     number, right, down = (counted @ scan.C[0, 9 + t]).tolist()
                     truth, (x, y) = talk.facts[row, t, 0].item(), talk.places[row, t].tolist()
                     if truth != NONE or x != NONE:
-                        off = abs(number - truth) if truth != NONE else max(0, 1 - number)
-                        told["read"].append(off - 0.5 if off > 1 else off**2 / 2)
+                        told["read"].append(apart(number, truth) if truth != NONE else apart(min(number, 1), 1))
                     if x != NONE:
                         told["placed"].append(apart(right, number * x) + apart(down, number * y))
                 for name, targets in (("answer", talk.targets), ("early", talk.early)):
@@ -212,6 +221,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
                     if fact != NONE:
                         told[f"fact_{name}"].append(surprise(hidden[t], fact, ids.tolist()))
     means = {name: sum(values) / len(values) for name, values in told.items()}
+    means["numbers"] *= len(told["numbers"]) / some_there
     means["keys"] *= len(told["keys"]) / owned  # an average thing of many that it isn't would weigh nothing
     # the photo comes first
     imagined = model.connector(seen.imagined, (3, 3), "csm").features
@@ -224,6 +234,7 @@ def test_the_losses_are_what_a_plain_loop_finds():
     means["awake"] = sum(max(0.0, math.log(0.01) - mean) ** 2 for mean in heads) / len(heads)
     weights = dict.fromkeys(patch, recipe.tell) | {
         "align": recipe.align, "imagined": recipe.imagine, "amounts": recipe.amounts, "read": recipe.amounts,
+        "numbers": recipe.amounts,
         "keys": recipe.keys, "patch_place": recipe.places, "placed": recipe.places, "awake": recipe.awake,
         "answer": 1.0, "telling": recipe.telling, "early": recipe.early,
     } | {f"fact_{name}": recipe.facts for name in WORDS}  # fmt: skip
@@ -503,6 +514,25 @@ def test_a_talk_asks_of_a_thing_once(whole, monkeypatch):
 
     assert [sorted(row) for row in asked(0)] == [["cat", "dog"]] * 4
     assert any(len(row) > len(set(row)) for row in asked(1))
+
+
+def test_numbers_of_things_by_any_of_their_names():
+    cells: list[list[str | None]] = [["owl", "owl", None], ["cup", None, None], [None, "dog", "dog"]]
+    box = (0.0, 0.0, 0.5, 0.5)
+    things = tuple(Thing(kind, box, 0.1, None) for kind in ("owl", "owl", "cup", "dog"))
+    drawn = Scene(things, "drawing", "white", (), cells)
+    on_photo = dataclasses.replace(drawn, background=None)
+    photo = dataclasses.replace(drawn, things=tuple(dataclasses.replace(t, source="photo") for t in things))
+    thin = dataclasses.replace(drawn, things=(*things, Thing("pencil", box, 0.001, None)))  # owns no patch
+    scenes = [drawn, on_photo, photo, thin]
+    groups, amounts = batches.amounts_of(scenes)
+    shows = torch.tensor([batches.shown(scene) for scene in scenes])
+    seen = SimpleNamespace(groups=groups, amounts=amounts, shows=shows)
+    numbers = dict(zip(KINDS, training.numbers_of(seen, batches.alike()).tolist(), strict=True))
+    assert numbers["owl"] == numbers["bird"] == [2, 2, NONE, NONE]
+    assert numbers["cup"] == numbers["dog"] == [1, 1, NONE, NONE]
+    assert numbers["eagle"] == [NONE] * 4  # an owl may be taken for one
+    assert numbers["castle"] == [0, NONE, NONE, NONE]  # a photo behind may show one
 
 
 def test_sides_of_patches():

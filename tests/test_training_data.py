@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mlmamba.errors import UserError
+from mlmamba.training import scenes
 from mlmamba.training.batches import NONE, shown
 from mlmamba.training.questions import (
     QA,
@@ -28,10 +30,12 @@ from mlmamba.training.scenes import (
     EMOJI_FONT,
     N_HELD_OUT_SINGLES,
     STAMPS,
+    Canvas,
     Scene,
     Sources,
     Thing,
     compose,
+    drawing_scene,
     shapes_scene,
 )  # fmt: skip
 from mlmamba.training.things import COCO, COLOURS, CORE, GROUPS, KINDS, NUMBERS, OF_WNID, a, unsure
@@ -257,6 +261,25 @@ def test_composed_scenes():
     assert len(styles) == 4, styles
     one, again = (compose(sources, random.Random(7)) for _ in range(2))
     assert one[1] == again[1] and one[0].tobytes() == again[0].tobytes()
+
+
+@needs_data
+def test_crowds_are_for_training(monkeypatch):
+    sources, rng = Sources(SHARED), random.Random(1)
+    most = []
+    for crowd in (True, False):
+        canvases = [Canvas(Image.new("RGB", (96, 96)), "drawing") for _ in range(60)]
+        for canvas in canvases:
+            scenes.add_drawings(canvas, sources, rng, 6, (0.18, 0.55), crowd=crowd)
+        most.append([max(Counter(t.kind for t in canvas.scene(None).things).values()) for canvas in canvases])
+    assert sum(n >= 3 for n in most[0]) >= 54 and 10 <= sum(n < 3 for n in most[1]) <= 50
+
+    crowds: dict[str, list[bool]] = {"train": [], "held-out": []}
+    for split, asked in crowds.items():
+        monkeypatch.setattr(scenes, "add_drawings", lambda *_, crowd, asked=asked: asked.append(crowd))
+        for _ in range(60):
+            drawing_scene(sources, rng, split, 96)
+    assert 0 < sum(crowds["train"]) < 30 and not any(crowds["held-out"])
 
 
 @needs_data

@@ -45,7 +45,7 @@ from mlmamba.vision import EfficientNetLite0, Vision
 IMAGINED = 4  # pictures of a batch that are imagined as something else too
 LEAST_DELTA = 0.01  # below this mean, a connector's head is falling asleep
 FIRST = "mlp.0.weight"  # of a connector: what takes the features
-NEAR = 0.1  # a place that is off by less, where the picture is 2 wide, is nearly right
+NEAR = 0.1  # a number, or a place where the picture is 2 wide, that is off by less is nearly right
 COUNTER = 0  # the head of a reader's first layer whose Δ is how much of a thing there is at a patch
 
 
@@ -109,7 +109,7 @@ def initialise(model: MLMamba) -> None:
         nn.init.uniform_(layer.scan.A_log, math.log(0.1), math.log(4.0))
         if layer is reader.layers[0]:
             scan, first = layer.scan, COUNTER * layer.scan.head_dim
-            scan.A_log.data[COUNTER] = math.log(0.02)  # what was counted stays
+            scan.A_log.data[COUNTER] = math.log(0.002)  # what was counted stays
             scan.conv_weight.data[first], scan.conv_bias.data[first] = 0.0, 0.15  # as much for every patch: Δ·B counts
             scan.conv_weight.data[first + 1 : first + 3] = 0.0
             scan.conv_weight.data[first + 1 : first + 3, -1] = 0.05  # small as that, from rows of the usual size
@@ -233,7 +233,8 @@ def look_up_losses(
 
     `keys`: on B·C of all names and all patches of a batch; `alike` says what is called what (`batches.alike`).
     `patch_place`: on x and y of patches, in the counter's second and third channel. `read` and `placed`: on the sums.
-    Where there may be more of a thing than the one whose place is known, the number is to be 1 at least.
+    `numbers`: on what all names of a batch read from each of its pictures, most often none. Where there may be more
+    of a thing than the one whose place is known, the number is to be 1 at least.
     """
     talk, kinds = seen.talks, seen.talks.kinds
     ends = (kinds != NONE) & (kinds != F.pad(kinds, (1, 0), value=NONE)[:, :-1])  # where a name does
@@ -249,23 +250,39 @@ def look_up_losses(
     down, right = (2 * (torch.arange(n, device=x.device) + 0.5) / n - 1 for n in grid)
     places = torch.cartesian_prod(down, right).flip(-1).expand(*x.shape, 2)
 
-    counted = picture.state[0].ssm[:, COUNTER, :3].repeat_interleave(len(C) // len(x), 0)  # (b * k, 3, n)
-    number, *middle = torch.einsum("btn, bcn -> btc", C, counted).unbind(-1)
+    counted = picture.state[0].ssm[:, COUNTER, :3]  # (b, 3, n)
+    number, *middle = torch.einsum("btn, bcn -> btc", C, counted.repeat_interleave(len(C) // len(x), 0)).unbind(-1)
     known, placed = ends & (talk.facts[..., 0] != NONE), ends & (talk.places[..., 0] != NONE)
     numbers, some = talk.facts[..., 0][known].float(), number[placed & ~known].clamp_max(1)
     read = torch.cat([number[known], some]), torch.cat([numbers, torch.ones_like(some)])
+    numbers_read, there = C[ends] @ counted[:, 0].mT, numbers_of(seen, alike)[kinds[ends]]  # (m, b) each
+    wrong = F.smooth_l1_loss(numbers_read, there, reduction="none", beta=NEAR) * (there != NONE)
     middles = talk.places[placed] * number[placed][:, None].detach()
     losses = {
         "keys": off.sum() / max(1, int(own.sum())),
         "patch_place": F.smooth_l1_loss(torch.stack([x, y], -1) / one[..., None], places, beta=NEAR),
-        "read": F.smooth_l1_loss(*read, reduction="sum") / max(1, len(read[0])),
+        "read": F.smooth_l1_loss(*read, reduction="sum", beta=NEAR) / max(1, len(read[0])),
+        "numbers": wrong.sum() / max(1, int((there > 0).sum())),
         "placed": F.smooth_l1_loss(torch.stack(middle, -1)[placed], middles, reduction="sum", beta=NEAR)
         / max(1, len(middles)),
     }
     return losses, {
         "keys_right": (int((says[own] > 0.5).sum()), int(own.sum())),
+        "numbers_right": (int((numbers_read.round() == there)[there > 0].sum()), int((there > 0).sum())),
         "read_right": (int((number[known].round() == numbers).sum()), len(numbers)),
     }
+
+
+def numbers_of(seen: Seen, alike: Tensor) -> Tensor:
+    """How many things each picture shows that are called by the name of a kind, (len(KINDS), b); NONE where nobody
+    knows."""
+    groups, amounts = seen.groups[:, 1:], seen.amounts[:, 1:]  # of kinds
+    shown = (seen.shows[:, None] * groups).amax(-1).long()  # (b, N_GROUPS - 1): which kind that is
+    called = alike[:, shown].masked_fill(amounts == NONE, 0)  # (len(KINDS), b, N_GROUPS - 1)
+    numbers = ((called == 1) * amounts).sum(-1)
+    whole = seen.amounts[:, 0] == amounts.clamp_min(0).sum(-1)  # no thing without a patch, or that may be one of more
+    known = whole & (called != NONE).all(-1) & ((numbers > 0) | (seen.shows != NONE).all(-1))
+    return numbers.masked_fill(~known, NONE)
 
 
 class Scenes(loop.Objective):
@@ -338,7 +355,7 @@ class Scenes(loop.Objective):
         known = seen.amounts != NONE
         sums = (seen.groups @ self.taken_in(features)[..., None])[..., 0][known]  # groups: (b, N_GROUPS, n_patches)
         numbers = seen.amounts[known]
-        loss = F.smooth_l1_loss(sums, numbers, reduction="sum") / max(1, len(numbers))
+        loss = F.smooth_l1_loss(sums, numbers, reduction="sum", beta=NEAR) / max(1, len(numbers))
         return loss, (int((sums.round() == numbers).sum()), len(numbers))
 
     def forward(self, seen: Seen, kind: str, step: int) -> tuple[Tensor, Figures]:
@@ -364,7 +381,11 @@ class Scenes(loop.Objective):
             for name in FACTS:
                 loss = loss + recipe.facts * told[f"fact_{name}"]
             if "read" in answers:
-                loss = loss + recipe.amounts * told["read"] + recipe.places * (told["patch_place"] + told["placed"])
+                loss = (
+                    loss
+                    + recipe.amounts * (told["read"] + told["numbers"])
+                    + recipe.places * (told["patch_place"] + told["placed"])
+                )
                 loss = loss + recipe.keys * told["keys"]
             figures |= answer_figures
         return loss, figures | {name: (value.item(), 1) for name, value in told.items()}
