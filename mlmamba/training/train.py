@@ -232,9 +232,9 @@ def look_up_losses(
     the counter's state has all that is asked: Σ Δ·1 is how many there are, Σ Δ·x and Σ Δ·y are where the one is.
 
     `keys`: on B·C of all names and all patches of a batch; `alike` says what is called what (`batches.alike`).
-    `patch_place`: on x and y of patches, in the counter's second and third channel. `read` and `placed`: on the sums.
-    `numbers`: on what all names of a batch read from each of its pictures, most often none. Where there may be more
-    of a thing than the one whose place is known, the number is to be 1 at least.
+    `patch_place`: on x and y of patches, in the counter's second and third channel. `read` and `placed`: on the sums;
+    where there may be more of a thing than the one whose place is known, the number is to be 1 at least. `numbers`: on
+    what all names of a batch read from each of its pictures, most often none; its own picture so counts twice.
     """
     talk, kinds = seen.talks, seen.talks.kinds
     ends = (kinds != NONE) & (kinds != F.pad(kinds, (1, 0), value=NONE)[:, :-1])  # where a name does
@@ -381,12 +381,8 @@ class Scenes(loop.Objective):
             for name in FACTS:
                 loss = loss + recipe.facts * told[f"fact_{name}"]
             if "read" in answers:
-                loss = (
-                    loss
-                    + recipe.amounts * (told["read"] + told["numbers"])
-                    + recipe.places * (told["patch_place"] + told["placed"])
-                )
-                loss = loss + recipe.keys * told["keys"]
+                loss = loss + recipe.amounts * (told["read"] + told["numbers"]) + recipe.keys * told["keys"]
+                loss = loss + recipe.places * (told["patch_place"] + told["placed"])
             figures |= answer_figures
         return loss, figures | {name: (value.item(), 1) for name, value in told.items()}
 
