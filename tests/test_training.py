@@ -557,11 +557,15 @@ def test_patches_tell_colours_and_amounts():
     found = torch.tensor(batches.colours(scene)).view(10, 10)
     assert found[1, 1] == found[1, 2] == COLOURS.index("brown") and (found != NONE).sum() == 2
     thin = Thing("pencil", (0.5, 0.1, 0.51, 0.3), 0.001, None)  # owns no patch
-    two = dataclasses.replace(scene, things=(dog, dataclasses.replace(dog, colour="black"), cat, thin))
+    whose: list[list[int | None]] = [[None] * 10 for _ in range(10)]
+    whose[1][1], whose[1][2], whose[8][8] = 0, 1, 2
+    two = dataclasses.replace(scene, things=(dog, dataclasses.replace(dog, colour="black"), cat, thin), whose=whose)
     assert set(batches.colours(two)) == {NONE}  # dogs of two colours
     groups, numbers = batches.amounts(two)
-    assert [number for number in numbers if number != NONE] == [4, 1, 2]  # all, cats, dogs; no group of pencils
     patches = [[i for i, share in enumerate(group) if share] for group in groups]
-    assert patches[:3] == [[*range(100)], [88], [11, 12]] and not any(patches[3:])
+    told = [(number, which) for number, which in zip(numbers, patches, strict=True) if number != NONE]
+    # all, cats, dogs, either dog; no group of pencils, none of the cat that has not its like
+    assert told == [(4, [*range(100)]), (1, [88]), (2, [11, 12]), (1, [11]), (1, [12])]
+    assert sum(map(len, patches)) == 105
     photo = dataclasses.replace(scene, things=(dog, dataclasses.replace(cat, source="photo")))
     assert set(batches.amounts(photo)[1]) == {NONE}

@@ -213,6 +213,22 @@ def test_opposites():
     assert all(RELATIONS[RELATIONS[r]] == r for r in RELATIONS)
 
 
+def test_whose_a_patch_is():
+    def drawn(*things: tuple[str, int, int]) -> Scene:
+        """Things of some width from some x on, in the upper row of patches; later ones hide what is below."""
+        canvas = Canvas(Image.new("RGB", (160, 160), "white"), "drawing")
+        for kind, x, width in things:
+            canvas.draw(kind, Image.new("RGBA", (width, 32), "black"), x, 0, None)
+        return canvas.scene("white")
+
+    scene = drawn(("owl", 0, 64), ("dog", 0, 60), ("owl", 64, 64), ("owl", 100, 28), ("cup", 128, 32))
+    assert [thing.kind for thing in scene.things] == ["dog", "owl", "owl", "cup"]  # the dog hides an owl
+    assert scene.cells[0] == ["dog", "dog", "owl", "owl", "cup"] and scene.whose[0] == [0, 0, 1, 2, 3]
+    assert scene.cells[1:] == scene.whose[1:] == [[None] * 5] * 4
+    hidden = drawn(("owl", 0, 64), ("dog", 0, 40))
+    assert hidden.cells[0][:2] == ["dog", "owl"] and hidden.whose[0][:2] == [0, None]
+
+
 def test_shapes_need_no_data():
     rng = random.Random(4)
     for _ in range(20):

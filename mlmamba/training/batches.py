@@ -22,7 +22,9 @@ TYPES = tuple(MAKERS)
 FORESEEN = ("is_there", "group", "count", "colour", "where", "relation", "what", "main")  # types that one word answers
 NONE = -100  # a target that gives no loss
 FACTS = {"number": NUMBERS, "colour": COLOURS, "row": ROWS, "column": COLUMNS}  # of a thing, and the words for them
-N_GROUPS = 7  # of patches whose things are counted: all, and those of up to six kinds
+MOST = 6  # things that a scene without photos shows
+OF_KINDS = slice(1, 1 + MOST)  # groups of patches whose things are counted: all, those of each kind, and of each thing
+N_GROUPS = 1 + 2 * MOST
 OTHER_WORDS = 0.35  # how often a patch is told by its plural or a synonym
 AGAIN = 0.2  # how often a talk may come back to a thing: what was said of it can be copied, and needs no look
 
@@ -261,7 +263,8 @@ def amounts_of(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
 
 def amounts(scene: Scene) -> tuple[list[list[float]], list[float]]:
     """Groups of patches, (N_GROUPS, n_patches) of 0 and 1, and how many things each shows: all patches, then those of
-    each kind. The number is NONE where a photo may show more things, and for a group that isn't there."""
+    each kind, then those of each thing that has its like. The number is NONE where a photo may show more things, and
+    for a group that isn't there."""
     cells = [kind for row in scene.cells for kind in row]
     groups = [[1.0] * len(cells)] + [[0.0] * len(cells)] * (N_GROUPS - 1)
     numbers = [float(NONE)] * N_GROUPS
@@ -270,4 +273,8 @@ def amounts(scene: Scene) -> tuple[list[list[float]], list[float]]:
         numbers[0] = len(kinds)
         for i, kind in enumerate(sorted(set(kinds) & set(cells)), 1):
             groups[i], numbers[i] = [float(cell == kind) for cell in cells], kinds.count(kind)
+        whose = [thing for row in scene.whose for thing in row]
+        several = sorted(thing for thing in {*whose} - {None} if kinds.count(kinds[thing]) > 1)
+        for i, thing in enumerate(several, OF_KINDS.stop):
+            groups[i], numbers[i] = [float(owner == thing) for owner in whose], 1
     return groups, numbers

@@ -97,13 +97,15 @@ class Thing:
 @dataclass(frozen=True)
 class Scene:
     """`avoid`: kinds that may or may not be in the picture, so nobody may ask for them.
-    `cells`: by row and column, the kind that covers most of that patch of the picture, or None."""
+    `cells`: by row and column, the kind that covers most of that patch of the picture, or None. `whose`: likewise which
+    thing of that kind does, by its place in `things`; None too for what is mostly hidden."""
 
     things: tuple[Thing, ...]
     style: Style
     background: str | None = None
     avoid: tuple[str, ...] = ()
     cells: list[list[str | None]] = field(default_factory=list)
+    whose: list[list[int | None]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -433,24 +435,30 @@ class Canvas:
         n = len(self.things) + 1
         pixels = np.bincount(self.owner.ravel(), minlength=n)
         things, avoid = [], set(self.avoid)
+        told: dict[int, int] = {}  # number on the canvas -> place in the account
         for i, (kind, colour, source, box) in enumerate(self.things, 1):
             if pixels[i] < 0.4 * self.own_areas[i - 1] or pixels[i] == 0:
                 avoid |= {kind, *KINDS[kind].also}
                 continue
             avoid |= unsure(kind)
             box = within(*(round(v, 4) for v in box))
+            told[i] = len(things)
             things.append(Thing(kind, box, round(float(pixels[i] / self.owner.size), 5), colour, source))
         if self.extra:
             things.append(self.extra[0])
         present = {k for t in things for k in (t.kind, *KINDS[t.kind].also)}
-        return Scene(tuple(things), self.style, ground, tuple(sorted(avoid - present)), self._cells(n))
+        cells, owners = self._cells(n)
+        whose = [[told.get(owner) for owner in row] for row in owners]
+        return Scene(tuple(things), self.style, ground, tuple(sorted(avoid - present)), cells, whose)
 
-    def _cells(self, n: int) -> list[list[str | None]]:
+    def _cells(self, n: int) -> tuple[list[list[str | None]], list[list[int]]]:
+        """The kind that covers most of each patch, and the number of the thing of that kind that does (0: none)."""
         side = self.size // PATCH  # in patches
         blocks = self.owner[: side * PATCH, : side * PATCH].reshape(side, PATCH, side, PATCH).swapaxes(1, 2)
         blocks = blocks.reshape(side * side, PATCH * PATCH)  # (cells, pixels)
         kinds = [t[0] for t in self.things]
         cells: list[str | None] = [None] * (side * side)
+        owners = [0] * (side * side)
         offsets = np.arange(side * side)[:, None] * n
         counts = np.bincount((blocks + offsets).ravel(), minlength=n * side * side).reshape(-1, n)
         for cell in np.flatnonzero(counts[:, 1:].sum(1)):
@@ -460,7 +468,9 @@ class Canvas:
             kind, share = max(shares.items(), key=lambda item: item[1])
             if share >= CELL_SHARE * PATCH * PATCH:
                 cells[cell] = kind
-        return [cells[r * side : (r + 1) * side] for r in range(side)]
+                owners[cell] = max((i for i in range(1, n) if kinds[i - 1] == kind), key=lambda i: counts[cell, i])
+        rows = [slice(r * side, (r + 1) * side) for r in range(side)]
+        return [cells[row] for row in rows], [owners[row] for row in rows]
 
 
 def places(rng: random.Random, sizes: list[tuple[int, int]], size: int, overlap: float) -> Iterator[tuple[int, int]]:

@@ -33,7 +33,7 @@ from mlmamba.mamba2 import LanguageModel, LanguageOutput, Mamba2Layer
 from mlmamba.model import MLMamba, load
 from mlmamba.ssd import Scan
 from mlmamba.training import loop
-from mlmamba.training.batches import FACTS, NONE, TYPES, Batch, Batches, Branches, alike, sides
+from mlmamba.training.batches import FACTS, NONE, OF_KINDS, TYPES, Batch, Batches, Branches, alike, sides
 from mlmamba.training.loop import Figures, mean_loss
 from mlmamba.training.naming import Imagined, columns, listen, look, shared, start_as_dictionary
 from mlmamba.training.scenes import Sources
@@ -276,9 +276,9 @@ def look_up_losses(
 def numbers_of(seen: Seen, alike: Tensor) -> Tensor:
     """How many things each picture shows that are called by the name of a kind, (len(KINDS), b); NONE where nobody
     knows."""
-    groups, amounts = seen.groups[:, 1:], seen.amounts[:, 1:]  # of kinds
-    shown = (seen.shows[:, None] * groups).amax(-1).long()  # (b, N_GROUPS - 1): which kind that is
-    called = alike[:, shown].masked_fill(amounts == NONE, 0)  # (len(KINDS), b, N_GROUPS - 1)
+    groups, amounts = seen.groups[:, OF_KINDS], seen.amounts[:, OF_KINDS]
+    shown = (seen.shows[:, None] * groups).amax(-1).long()  # (b, MOST): which kind that is
+    called = alike[:, shown].masked_fill(amounts == NONE, 0)  # (len(KINDS), b, MOST)
     numbers = ((called == 1) * amounts).sum(-1)
     whole = seen.amounts[:, 0] == amounts.clamp_min(0).sum(-1)  # no thing without a patch, or that may be one of more
     known = whole & (called != NONE).all(-1) & ((numbers > 0) | (seen.shows != NONE).all(-1))
@@ -350,8 +350,9 @@ class Scenes(loop.Objective):
         return F.softplus(F.linear(layer.norm(features), row).float() + layer.scan.dt_bias[COUNTER].float())
 
     def amounts_loss(self, features: Tensor, seen: Seen) -> tuple[Tensor, tuple[int, int]]:
-        """Loss on how much of a thing is at each patch, which has to add up to the numbers of things; and how many of
-        these are right. Where in a thing it is put is left to the model: a head may be easier to find than a middle."""
+        """Loss on how much of a thing is at each patch, which has to add up to the numbers of things, and to 1 over
+        each of several of a kind; and how many of these sums are right. Where in a thing it is put is left to the
+        model: a head may be easier to find than a middle."""
         known = seen.amounts != NONE
         sums = (seen.groups @ self.taken_in(features)[..., None])[..., 0][known]  # groups: (b, N_GROUPS, n_patches)
         numbers = seen.amounts[known]
