@@ -274,7 +274,7 @@ def amounts(scene: Scene) -> tuple[list[list[float]], list[float]]:
         for i, kind in enumerate(sorted(set(kinds) & set(cells)), 1):
             groups[i], numbers[i] = [float(cell == kind) for cell in cells], kinds.count(kind)
         whose = [thing for row in scene.whose for thing in row]
-        several = sorted(thing for thing in {*whose} - {None} if kinds.count(kinds[thing]) > 1)
+        several = [thing for thing, kind in enumerate(kinds) if kinds.count(kind) > 1 and thing in whose]
         for i, thing in enumerate(several, OF_KINDS.stop):
             groups[i], numbers[i] = [float(owner == thing) for owner in whose], 1
     return groups, numbers

@@ -434,8 +434,9 @@ class Canvas:
         """The account of it all; things that got hidden are only avoided."""
         n = len(self.things) + 1
         pixels = np.bincount(self.owner.ravel(), minlength=n)
-        things, avoid = [], set(self.avoid)
+        things: list[Thing] = []
         told: dict[int, int] = {}  # number on the canvas -> place in the account
+        avoid = set(self.avoid)
         for i, (kind, colour, source, box) in enumerate(self.things, 1):
             if pixels[i] < 0.4 * self.own_areas[i - 1] or pixels[i] == 0:
                 avoid |= {kind, *KINDS[kind].also}
