@@ -559,13 +559,15 @@ def test_patches_tell_colours_and_amounts():
     thin = Thing("pencil", (0.5, 0.1, 0.51, 0.3), 0.001, None)  # owns no patch
     whose: list[list[int | None]] = [[None] * 10 for _ in range(10)]
     whose[1][1], whose[1][2], whose[8][8] = 0, 1, 2
-    two = dataclasses.replace(scene, things=(dog, dataclasses.replace(dog, colour="black"), cat, thin), whose=whose)
+    two = dataclasses.replace(
+        scene, things=(dog, dataclasses.replace(dog, colour="black"), cat, thin, thin), whose=whose
+    )
     assert set(batches.colours(two)) == {NONE}  # dogs of two colours
     groups, numbers = batches.amounts(two)
     patches = [[i for i, share in enumerate(group) if share] for group in groups]
     told = [(number, which) for number, which in zip(numbers, patches, strict=True) if number != NONE]
-    # all, cats, dogs, either dog; no group of pencils, none of the cat that has not its like
-    assert told == [(4, [*range(100)]), (1, [88]), (2, [11, 12]), (1, [11]), (1, [12])]
+    # all, cats, dogs, either dog; none of pencils, which own no patch, nor of a cat that has not its like
+    assert told == [(5, [*range(100)]), (1, [88]), (2, [11, 12]), (1, [11]), (1, [12])]
     assert sum(map(len, patches)) == 105
     photo = dataclasses.replace(scene, things=(dog, dataclasses.replace(cat, source="photo")))
     assert set(batches.amounts(photo)[1]) == {NONE}

@@ -225,6 +225,8 @@ def test_whose_a_patch_is():
     assert [thing.kind for thing in scene.things] == ["dog", "owl", "owl", "cup"]  # the dog hides an owl
     assert scene.cells[0] == ["dog", "dog", "owl", "owl", "cup"] and scene.whose[0] == [0, 0, 1, 2, 3]
     assert scene.cells[1:] == scene.whose[1:] == [[None] * 5] * 4
+    between = drawn(("owl", 0, 43), ("dog", 43, 12), ("owl", 55, 41))  # patch 1: 11 pixels, 12 and 9
+    assert between.cells[0][:3] == ["owl"] * 3 and between.whose[0][:3] == [0, 0, 2]
     hidden = drawn(("owl", 0, 64), ("dog", 0, 40))
     assert hidden.cells[0][:2] == ["dog", "owl"] and hidden.whose[0][:2] == [0, None]
 
