@@ -27,6 +27,8 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+# some virtual machines announce matrix units (AMX) that they don't have: bfloat16 would end a process there
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 # The real model, but slow and talkative: it may not end its answer, and thinks a while before each token.
 SLOW = """
 import time
