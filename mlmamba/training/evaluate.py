@@ -65,7 +65,8 @@ def evaluate(model: MLMamba, data: Path, n_scenes: int = 300, seed: int = 1) -> 
                 right[row] += judge(qa, reply(conversation, qa.question))
         for row, values in rows.items():
             values[connector] = right[row] / values["questions"]
-        for row, share, of in (*unanimous(model, connector, data, seed), declined(model, connector, data, seed)):
+        agreed = unanimous(model, connector, data, seed, max(1, n_scenes // PHRASINGS))
+        for row, share, of in (*agreed, declined(model, connector, data, seed)):
             rows.setdefault(row, {"asked": row, "questions": of, "chance": None})[connector] = share
     return [rows[row] for row in sorted(rows)]
 
@@ -103,7 +104,7 @@ def held_out_photos(data: Path, seed: int, size: int) -> Iterator[Asked]:
             yield image, [(row, QA("what", rng.choice(WHAT), "", photo.kind))]
 
 
-def unanimous(model: MLMamba, connector: str, data: Path, seed: int, n: int = 60) -> Iterator[tuple[str, float, int]]:
+def unanimous(model: MLMamba, connector: str, data: Path, seed: int, n: int) -> Iterator[tuple[str, float, int]]:
     """(row, share, n): how often five phrasings of a question get the same answer, right or wrong."""
     sources, rng = Sources(data), random.Random(f"phrasings {seed}")
     agree: dict[str, list[bool]] = {"is there": [], "how many": [], "what": []}
