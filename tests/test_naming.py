@@ -4,8 +4,10 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import ImageOps
 from test_training import DATA, TINY, on_real_data
 from tokenizers import Tokenizer
 
@@ -18,7 +20,8 @@ from mlmamba.training import naming
 from mlmamba.training.naming import HEARD, Imagined, look, pushes, start_as_dictionary
 from mlmamba.training.questions import COUNT, KINDS, View, ask, some_number
 from mlmamba.training.scenes import Scene, Sources, Thing
-from mlmamba.training.train import Teacher, initialise, take_over
+from mlmamba.training.things import CLASSES, NARROWER, unsure
+from mlmamba.training.train import Teacher, initialise, take_over, thinned
 from mlmamba.vision import Vision
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -110,6 +113,58 @@ def heard() -> Imagined:
     """Of the tower that tells its opinion."""
     tower = Vision(replace(TINY.model.vision, towers=("efficientnet-lite0-opinion",))).towers[0]
     return Imagined(tower, torch.randn(2000, 1280, generator=torch.Generator().manual_seed(4)))
+
+
+@on_real_data
+def test_what_the_head_sees_in_photos(vision, monkeypatch):
+    tower, sources = vision.towers[0], Sources(DATA)
+    photos = [p for of in sources.photos["train"].values() for p in of if not p.small][::40][:18]
+    monkeypatch.setattr(
+        sources, "photos", {"train": {"some": photos, "small": [p for p in sources.photos["train"]["dog"] if p.small]}}
+    )
+    told = naming.sightings(tower, sources, 320)
+    assert set(told) == {photo.file for photo in photos}
+    some_there = False
+    for photo in photos:
+        near = ImageOps.fit(sources.open(photo, 320), (320, 320))
+        pixels = torch.from_numpy(np.array(near)).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            fine = tower.classify(pixels).softmax(-1).mT.unflatten(2, (10, 10))
+            coarse = tower.classify(torch.nn.functional.avg_pool2d(pixels, 2)).softmax(-1).mT.unflatten(2, (5, 5))
+            both = (fine + torch.nn.functional.interpolate(coarse, (10, 10), mode="bilinear")) / 2
+        there, nowhere = set(), set()
+        for kind in KINDS:
+            wnids = {wnid for name in (kind, *NARROWER[kind]) for wnid in KINDS[name].wnids}
+            if not wnids or KINDS[kind].group == "person":
+                continue
+            share = sum(both[0, CLASSES.index(wnid)] for wnid in wnids).flatten().sort(descending=True).values
+            if share[naming.PATCHES - 1] > naming.SEEN and kind not in {photo.kind, *unsure(photo.kind)}:
+                there.add(kind)
+            if share[0] < naming.UNSEEN:
+                nowhere.add(kind)
+        assert told[photo.file].there == there
+        assert len(told[photo.file].nowhere ^ nowhere) <= 3  # some are at the border
+        some_there |= bool(there)
+    assert some_there
+
+
+def test_photos_are_thinned_and_what_the_head_says_is_left(vision):
+    tower = vision.towers[0]
+    features = torch.rand(3, 100, tower.d_features, generator=torch.Generator().manual_seed(0)) + 1
+    photos = torch.tensor([True, False, True])
+    thin = thinned(features, tower, photos, 0.25, seed=5)
+    torch.testing.assert_close(thin, thinned(features, tower, photos, 0.25, seed=5))
+    assert not torch.equal(thin, thinned(features, tower, photos, 0.25, seed=6))
+    torch.testing.assert_close(thin[1], features[1])
+    left = [slice(-2, None), slice(1448, 2448)] if tower.has_opinion else [slice(-2, None)]
+    for same in left:
+        torch.testing.assert_close(thin[..., same], features[..., same])
+    share = (thin / features)[photos][..., :1448]
+    assert ((share == 0) | ((share - 4 / 3).abs() < 1e-5)).all()
+    assert ((share == 0) == (share[:, :1] == 0)).all()  # the same at all patches
+    gone = share[:, 0] == 0
+    assert 0.15 < gone.float().mean() < 0.35 and not torch.equal(gone[0], gone[1])
+    torch.testing.assert_close(thinned(features, tower, photos, 0.0, seed=5), features)
 
 
 def test_a_run_starts_from_another_model_and_from_its_connector_where_that_fits():

@@ -53,6 +53,13 @@ def test_old_things_and_their_lookalikes_are_never_asked_for() -> None:
                 assert made is None or not set(made.kinds) & doubtful - set(view.present)
 
 
+def test_what_a_classifier_saw_is_not_asked_for_where_patches_have_changed() -> None:
+    photo = Scene((DOG,), "photo", avoid=("chair", "couch"), cells=[["dog"]], seen=("chair",))
+    for seed in range(60):
+        scene, pushes = rename(photo, random.Random(seed))
+        assert scene.seen == (() if pushes else ("chair",)) and "chair" in scene.avoid
+
+
 def test_every_class_can_come() -> None:
     photo = Scene((DOG,), "photo", cells=[["dog"]])
     names = set()

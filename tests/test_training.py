@@ -84,7 +84,9 @@ class Drawn(Dataset):
         pushed[0][0][0] = -1  # nothing in the first picture is called another
         photographic = torch.tensor([False, True])
         shows = torch.tensor([*SOME_KINDS, len(KINDS), NONE])[some(0, 6, 2, 9)]
-        return Batch(pixels, words, photographic, colours, groups, amounts, talk(), shows, *pushed[0], *pushed[1])
+        return Batch(
+            pixels, words, photographic, colours, groups, amounts, talk(), shows, *pushed[0], *pushed[1], index
+        )  # fmt: skip
 
 
 def scenes_on_drawn(

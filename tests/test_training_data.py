@@ -21,9 +21,11 @@ from mlmamba.training.questions import (
     View,
     ask,
     deciding,
+    is_there,
     judge,
     mentions,
     names,
+    some_coloured,
     some_what,
 )
 from mlmamba.training.scenes import (
@@ -31,9 +33,12 @@ from mlmamba.training.scenes import (
     N_HELD_OUT_SINGLES,
     STAMPS,
     Canvas,
+    Photo,
     Scene,
+    Sighting,
     Sources,
     Thing,
+    collage_scene,
     compose,
     drawing_scene,
     shapes_scene,
@@ -132,8 +137,8 @@ def test_among_several_things_it_is_the_one_that_takes_most_room():
         qa = some_what(View(Scene(things, "drawing")), rng)
         return qa and f"{qa.truth}: {qa.answer}"
 
-    assert said(dog, tree, *cups) == "cup: They are two cups."
-    assert said(dog, cups[0], replace(tree, area=0.02)) is None  # a dog, but only just
+    assert said(dog, tree, *cups) == "cup: They are cups."
+    assert said(dog, replace(cups[0], area=0.055), replace(tree, area=0.02)) is None  # a dog, but only just
     assert said(replace(dog, area=0.2), tree) == "dog: It is a dog." and said(dog) is None
 
 
@@ -207,6 +212,51 @@ def test_things_are_found_in_the_questions_that_name_them():
                     assert (told if told == {"middle"} else told - {"middle"}) == set(qa.truth.split()), qa
                 found[qa.type] += 1
     assert set(found) == {"is_there", "count", "colour", "where", "relation"}
+
+
+def test_what_a_classifier_sees_in_a_photo_is_asked_for_and_nothing_more_is_said_of_it():
+    dog = Photo("dog.jpg", "n02085620", (0.1, 0.1, 0.9, 0.9), False)
+    told: dict[bool, dict[str, set[str]]] = {}
+    for sighted in (False, True):
+        canvas = Canvas(Image.new("RGB", (96, 96)), "photo")
+        canvas.photo(dog, canvas.image, dog.box, 0, 0)
+        if sighted:
+            canvas.sighted(Sighting(frozenset({"chair", "dog"}), frozenset({"book", "cup"})))
+        scene = canvas.scene(None)
+        assert [thing.kind for thing in scene.things] == ["dog"]
+        assert scene.seen == (("chair",) if sighted else ()) and set(scene.seen) <= set(scene.avoid)
+        view, rng = View(scene), random.Random(0)
+        asked = [qa for _ in range(4000) if (qa := is_there(view, rng))]
+        told[sighted] = {truth: {qa.kinds[0] for qa in asked if qa.truth == truth} for truth in ("yes", "no")}
+        assert all(qa.answer == "Yes." for qa in asked if qa.truth == "yes")
+        rest = [qa for _ in range(40) for qa in ask(scene, rng, 20, practice=True) if qa.type != "is_there"]
+        assert rest and not any("chair" in (*qa.kinds, *qa.truth.split("|")) for qa in rest)
+        assert view.facts("chair").number is None
+    assert told[True]["yes"] - told[False]["yes"] == {"chair"} and "dog" in told[False]["yes"]
+    more = told[True]["no"] - told[False]["no"]
+    assert {"book", "cup"} <= more and not {"lamp", "bottle"} & more
+    # a couch may be taken for the chair that was seen
+    assert "couch" in unsure("chair") and not {"chair", *unsure("chair"), "couch"} & told[True]["no"]
+
+
+def test_coloured_shapes_are_counted():
+    x = 0.1
+
+    def some(*what: str) -> Scene:
+        return Scene(tuple(Thing(w.split()[1], (x, x, 0.3, 0.3), 0.04, w.split()[0]) for w in what), "shapes")
+
+    scene = some("red star", "red star", "blue star", "blue heart")
+    told = {qa.question: qa for i in range(300) if (qa := some_coloured(View(scene), random.Random(i)))}
+    number = {"red stars": 2, "blue stars": 1, "red hearts": 0, "blue hearts": 1}
+    for what, n in number.items():
+        asked = [qa for question, qa in told.items() if what in question]
+        assert len(asked) > 5 and {qa.truth for qa in asked} == {str(n)}
+        assert {qa.answer for qa in asked} == {f"I see {('none', 'one', 'two')[n]}."}
+    assert all(any(what in question for what in number) for question in told)
+    alike = some("red star", "red heart")
+    assert not any(some_coloured(View(alike), random.Random(i)) for i in range(50))
+    dogs = Scene(tuple(Thing("dog", (x, x, 0.3, 0.3), 0.04, colour) for colour in ("red", "blue")), "drawing")
+    assert not any(some_coloured(View(dogs), random.Random(i)) for i in range(50))
 
 
 def test_opposites():
@@ -298,6 +348,26 @@ def test_crowds_are_for_training(monkeypatch):
         for _ in range(60):
             drawing_scene(sources, rng, split, 96)
     assert 0 < sum(crowds["train"]) < 30 and not any(crowds["held-out"])
+
+
+@needs_data
+def test_photos_behind_photos_are_for_training(monkeypatch):
+    behind = {"train": 0, "held-out": 0}
+    sources, rng = Sources(SHARED), random.Random(2)
+    around = Canvas.around
+
+    def spied(canvas: Canvas, photo: Photo, present: bool) -> None:
+        behind[split] += not present
+        around(canvas, photo, present)
+        if not present:  # what that photo shows may be neither told nor denied
+            assert {photo.kind, *unsure(photo.kind)} <= canvas.avoid
+
+    monkeypatch.setattr(Canvas, "around", spied)
+    for split in behind:
+        for _ in range(60):
+            _, scene = collage_scene(sources, rng, split, 224)
+            assert not {thing.kind for thing in scene.things} & set(scene.avoid)
+    assert 5 <= behind["train"] <= 25 and behind["held-out"] == 0
 
 
 @needs_data

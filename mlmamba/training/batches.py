@@ -75,7 +75,8 @@ class Batch:
     nobody knows.
     instead and leads: (b, n_patches), the class that a patch is pushed towards and by how much it is to lead, where a
     thing is called another (`renaming`); -1 and 0 elsewhere.
-    towards and margins: (b, n_patches), as `naming.pushes` says."""
+    towards and margins: (b, n_patches), as `naming.pushes` says.
+    seed: of what is drawn where the features are."""
 
     pixels: Tensor
     words: Tensor
@@ -89,6 +90,7 @@ class Batch:
     leads: Tensor
     towards: Tensor
     margins: Tensor
+    seed: int
 
 
 class Batches(Dataset[Batch]):
@@ -122,6 +124,7 @@ class Batches(Dataset[Batch]):
             torch.tensor([shown(scene) for scene in scenes]),
             *renamed(scenes, called),
             *pushes(rng, (self.size, (self.image_size // PATCH) ** 2)),
+            rng.getrandbits(32),
         )
 
     def words(self, scene: Scene, rng: random.Random) -> list[int]:

@@ -11,16 +11,20 @@ import random
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import ImageOps
 from torch import Tensor, nn
 
 from mlmamba.model import MLMamba
-from mlmamba.training.scenes import Sources, collage_scene, photo_scene
+from mlmamba.training.scenes import Sighting, Sources, collage_scene, photo_scene
+from mlmamba.training.things import CLASSES, KINDS, NARROWER, unsure
 from mlmamba.vision import EfficientNetLite0
 
 N_PICTURES = 320  # photos and collages from which statistics are taken
 COORDINATES = 200  # of the connector's channels, for the directions in which classes differ most
 FIT_STEPS, FIT_RATE, FIT_DECAY = 300, 0.03, 1e-3  # of the detectors
 HEARD = 5.0  # by how much a class's logit would rise to move a patch as far as a sure opinion does
+SEEN, PATCHES = 0.4, 6  # a kind that has this share of the head's opinion at so many patches is there
+UNSEEN = 0.004  # one that has less than this at every patch is not
 STRONG, LEAD = 2.0, 12.0  # what a detector says of a sure word, and by how much that then leads the others
 
 
@@ -110,6 +114,31 @@ def look(tower: EfficientNetLite0, sources: Sources, size: int, seed: int) -> tu
         seen.append(tower.look(torch.from_numpy(made).permute(0, 3, 1, 2).float() / 255))
     features, last = (torch.cat(parts).float() for parts in zip(*seen, strict=True))
     return features, last
+
+
+@torch.no_grad()
+def sightings(tower: EfficientNetLite0, sources: Sources, size: int) -> dict[str, Sighting]:
+    """By file, what the head sees of each kind that it knows in the full-size photos of training.
+
+    A photo's own label tells of one thing alone. What stands around it could be neither told nor denied, and what is
+    in a photo of a whole room would never be asked for. People have a table of their own.
+    """
+    wnids = {kind: [wnid for k in (kind, *NARROWER[kind]) for wnid in KINDS[k].wnids] for kind in KINDS}
+    kinds = [kind for kind in KINDS if wnids[kind] and KINDS[kind].group != "person"]
+    of_kinds = torch.tensor([[float(wnid in wnids[kind]) for kind in kinds] for wnid in CLASSES])  # (1000, n_kinds)
+    photos = [photo for photos in sources.photos["train"].values() for photo in photos if not photo.small]
+    out = {}
+    for start in range(0, len(photos), 8):
+        some = photos[start : start + 8]
+        made = np.stack([np.asarray(ImageOps.fit(sources.open(photo, size), (size, size))) for photo in some])
+        pixels = torch.from_numpy(made).permute(0, 3, 1, 2).float() / 255
+        near, far = (tower.levels(image)[-1] for image in (pixels, F.avg_pool2d(pixels, 2)))
+        shares = (tower.opinion(near, far).float() @ of_kinds).topk(PATCHES, 1).values  # (b, PATCHES, n_kinds)
+        for photo, widely, anywhere in zip(some, shares[:, -1].tolist(), shares[:, 0].tolist(), strict=True):
+            there = {kind for kind, share in zip(kinds, widely, strict=True) if share > SEEN}
+            nowhere = {kind for kind, share in zip(kinds, anywhere, strict=True) if share < UNSEEN}
+            out[photo.file] = Sighting(frozenset(there - {photo.kind, *unsure(photo.kind)}), frozenset(nowhere))
+    return out
 
 
 def start_as_dictionary(

@@ -41,7 +41,9 @@ def rename(scene: Scene, rng: random.Random) -> tuple[Scene, dict[str, Push]]:
     cells = [[called.get(kind, kind) if kind else None for kind in row] for row in scene.cells]
     left = {near for thing in things for near in (thing.kind, *KINDS[thing.kind].also)}
     doubtful = {*scene.avoid, *called, *(near for kind in called for near in _near(kind))}
-    return replace(scene, things=things, cells=cells, avoid=tuple(sorted(doubtful - left))), pushes
+    return replace(
+        scene, things=things, cells=cells, avoid=tuple(sorted(doubtful - left)), seen=() if called else scene.seen
+    ), pushes
 
 
 def may_change(thing: Thing) -> bool:

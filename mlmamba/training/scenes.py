@@ -98,7 +98,8 @@ class Thing:
 class Scene:
     """`avoid`: kinds that may or may not be in the picture, so nobody may ask for them.
     `cells`: by row and column, the kind that covers most of that patch of the picture, or None. `whose`: likewise which
-    thing of that kind does, by its place in `things`; None too for what is mostly hidden."""
+    thing of that kind does, by its place in `things`; None too for what is mostly hidden. `seen`: kinds of `avoid`
+    that the encoder's classifier sees in a photo of training."""
 
     things: tuple[Thing, ...]
     style: Style
@@ -106,6 +107,7 @@ class Scene:
     avoid: tuple[str, ...] = ()
     cells: list[list[str | None]] = field(default_factory=list)
     whose: list[list[int | None]] = field(default_factory=list)
+    seen: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -113,7 +115,8 @@ class Scene:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scene":
         things = tuple(Thing(**{**t, "box": tuple(t["box"])}) for t in values["things"])
-        return cls(**{**values, "things": things, "avoid": tuple(values["avoid"])})
+        kinds = {name: tuple(values[name]) for name in ("avoid", "seen")}
+        return cls(**{**values, "things": things, **kinds})
 
 
 @dataclass(frozen=True)
@@ -138,14 +141,25 @@ class Photo:
         return True if self.wnid in t.person_wnids else False if self.wnid in t.no_person_wnids else None
 
 
+@dataclass(frozen=True)
+class Sighting:
+    """What the encoder's own classifier sees in a full-size photo beside its one thing: kinds that are surely
+    somewhere in it, and kinds that are surely nowhere."""
+
+    there: frozenset[str]
+    nowhere: frozenset[str]
+
+
 class Sources:
     """Where drawings and photos come from. Reads nothing before it is needed; small enough to pickle."""
 
     def __init__(self, data: Path, stamps: Path = STAMPS, emoji_font: Path = EMOJI_FONT):
         self.data, self.stamps, self.emoji_font = Path(data), Path(stamps), Path(emoji_font)
+        self.sightings: dict[str, Sighting] = {}  # by the photo's file; `naming.sightings` makes them
 
-    def __getstate__(self) -> dict[str, Path]:
-        return {"data": self.data, "stamps": self.stamps, "emoji_font": self.emoji_font}
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("data", "stamps", "emoji_font", "sightings")
+        return {name: self.__dict__[name] for name in kept}
 
     @cached_property
     def _singles(self) -> Path:
@@ -378,6 +392,7 @@ class Canvas:
         self.own_areas: list[int] = []  # pixels of each before another thing came on top
         self.extra: list[Thing] = []
         self.avoid: set[str] = set()
+        self.seen: frozenset[str] = frozenset()
 
     def _own(self, mask: np.ndarray, x: int, y: int) -> None:
         """`mask` (h, w) bool, placed at (x, y), belongs to the newest thing."""
@@ -430,13 +445,18 @@ class Canvas:
         elif photo.person is not False:
             self.avoid |= {"person", *unsure("person")}
 
+    def sighted(self, sighting: Sighting) -> None:
+        """Tell of a photo also what a classifier sees around its thing, and what it sees nowhere."""
+        self.seen = sighting.there
+        self.avoid -= sighting.nowhere
+
     def scene(self, ground: str | None) -> Scene:
         """The account of it all; things that got hidden are only avoided."""
         n = len(self.things) + 1
         pixels = np.bincount(self.owner.ravel(), minlength=n)
         things: list[Thing] = []
         told: dict[int, int] = {}  # number on the canvas -> place in the account
-        avoid = set(self.avoid)
+        avoid = {*self.avoid, *(near for kind in self.seen for near in (kind, *unsure(kind)))}
         for i, (kind, colour, source, box) in enumerate(self.things, 1):
             if pixels[i] < 0.4 * self.own_areas[i - 1] or pixels[i] == 0:
                 avoid |= {kind, *KINDS[kind].also}
@@ -450,7 +470,8 @@ class Canvas:
         present = {k for t in things for k in (t.kind, *KINDS[t.kind].also)}
         cells, owners = self._cells(n)
         whose = [[told.get(owner) for owner in row] for row in owners]
-        return Scene(tuple(things), self.style, ground, tuple(sorted(avoid - present)), cells, whose)
+        seen = tuple(sorted(self.seen - present))
+        return Scene(tuple(things), self.style, ground, tuple(sorted(avoid - present)), cells, whose, seen)
 
     def _cells(self, n: int) -> tuple[list[list[str | None]], list[list[int]]]:
         """The kind that covers most of each patch, and the number of the thing of that kind that does (0: none)."""
@@ -588,6 +609,8 @@ def photo_scene(sources: Sources, rng: random.Random, split: Split, size: int) -
         picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.5, 1.5)))
     canvas = Canvas(ground, "photo")
     canvas.photo(photo, picture, box, x, y)
+    if photo.file in sources.sightings:
+        canvas.sighted(sources.sightings[photo.file])
     return canvas.image, canvas.scene(name)
 
 
@@ -613,6 +636,10 @@ def collage_scene(sources: Sources, rng: random.Random, split: Split, size: int)
     how = rng.random()
     ground, name = background(rng, size)
     canvas = Canvas(ground, "collage")
+    if split == "train" and how >= 0.55 and rng.random() < 0.5:  # things amid others, as in the photos that people take
+        behind, name = photo_of(sources, rng, split, 0.0), None
+        canvas.image = jitter(rng, cut(rng, sources, behind, size, size)[0])
+        canvas.around(behind, present=False)
     half = size // 2
     if how < 0.3:  # side by side
         at = round(size * rng.uniform(0.4, 0.6))

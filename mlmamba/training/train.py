@@ -35,7 +35,7 @@ from mlmamba.ssd import Scan
 from mlmamba.training import loop
 from mlmamba.training.batches import FACTS, NONE, OF_KINDS, TYPES, Batch, Batches, Branches, alike, sides
 from mlmamba.training.loop import Figures, mean_loss
-from mlmamba.training.naming import Imagined, columns, listen, look, shared, start_as_dictionary
+from mlmamba.training.naming import Imagined, columns, listen, look, shared, sightings, start_as_dictionary
 from mlmamba.training.scenes import Sources
 from mlmamba.training.things import CLASSES, OF_WNID
 from mlmamba.training.tokenizer import corpus, first_id, first_ids
@@ -70,6 +70,7 @@ class Recipe(loop.Recipe):
     facts: float
     awake: float
     sure: float
+    thin: float
     start: str | None = None
 
     def rate(self, step: int) -> float:
@@ -285,6 +286,20 @@ def numbers_of(seen: Seen, alike: Tensor) -> Tensor:
     return numbers.masked_fill(~known, NONE)
 
 
+def thinned(features: Tensor, tower: EfficientNetLite0, of: Tensor, share: float, seed: int) -> Tensor:
+    """Features (b, n_patches, d_features) of the pictures `of` (b,) without a share of their columns, others in each
+    picture; what is left is louder, so that sums stay as they were.
+
+    There are few photos, and a model that knows each of them by its looks learns little from what the encoder's own
+    classifier says of it. So that opinion is left whole, and places are.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    kept = (torch.rand(len(features), 1, features.shape[-1], generator=draw) >= share).float() / (1 - share)
+    *_, opinion, _, place = torch.arange(features.shape[-1]).split(tower.d_parts)
+    kept[..., torch.cat([opinion, place])] = 1
+    return torch.where(of[:, None, None], features * kept.to(features), features)
+
+
 class Scenes(loop.Objective):
     """The losses of one batch of scenes."""
 
@@ -319,9 +334,11 @@ class Scenes(loop.Objective):
         imagined, classes = self.imagination.push(
             patches[some], last[some], batch.towards.to(self.device)[some], batch.margins.to(self.device)[some]
         )
+        photos = (batch.amounts[:, 0] == NONE).to(self.device)  # nobody knows how many things a photo shows
+        patches = thinned(renamed, tower, photos, self.recipe.thin, batch.seed)
         return Seen(
-            renamed, words, batch.colours.to(self.device), batch.groups.to(self.device),
-            batch.amounts.to(self.device), batch.talks.to(self.device), batch.shows.to(self.device),
+            patches, words, batch.colours.to(self.device), batch.groups.to(self.device), batch.amounts.to(self.device),
+            batch.talks.to(self.device), batch.shows.to(self.device),
             imagined, self.teacher.opinion(classes),
         )  # fmt: skip
 
@@ -411,6 +428,7 @@ def train(out: Path, data: Path, recipe: Recipe, *, device: str = "auto") -> Non
         imagined = Imagined(tower, maps)
         if not (older and take_over(model, older, imagined)):
             start_as_dictionary(model, features, last, imagined, teacher.word_ids, teacher.to_words)
+    sources.sightings = sightings(tower, sources, config.vision.image_size)
     vision.to(accelerator.device, getattr(torch, recipe.precision))
     imagination = Imagined(tower, maps.to(accelerator.device))
     batches = Batches(
