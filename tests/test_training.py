@@ -245,6 +245,32 @@ def test_the_losses_are_what_a_plain_loop_finds(monkeypatch):
     assert "answer" not in scenes(seen, "csm", step=0)[1]  # align_steps is 1
 
 
+def test_connectors_meet_photos_thinned_out():
+    recipe = dataclasses.replace(RECIPE, precision="float32", thin=0.5)
+    scenes, batch = scenes_on_drawn(recipe, loop.accelerator_for(recipe, "cpu")), Drawn()[0]
+    batch.amounts[:, 0] = torch.tensor([2.0, NONE])  # the second may show more than is known: a photo
+    batch.instead[:], batch.towards[:] = -1, -1
+    with torch.no_grad():
+        plain, seen = scenes.model.towers(batch.pixels / 255), scenes.see(batch)
+        again = scenes.see(dataclasses.replace(batch, seed=batch.seed + 1))
+    torch.testing.assert_close(seen.patches[0], plain[0])
+    gone = (seen.patches[1] == 0).all(0)
+    assert 0.4 < gone[:1448].float().mean() < 0.6 and not gone[1448:2448].all()
+    assert not torch.equal(gone, (again.patches[1] == 0).all(0))
+    torch.testing.assert_close(seen.imagined[0], plain[1])  # photos come first
+
+
+def test_a_run_asks_for_what_the_head_sees(tmp_path, monkeypatch):
+    told = {}
+    shutil.copy(CHECKPOINTS / "tiny" / "tokenizer.json", tmp_path)
+    monkeypatch.setattr(training, "look", lambda *_: (torch.rand(1, 4, 2786), torch.rand(1, 4, 1280)))
+    monkeypatch.setattr(training, "start_as_dictionary", lambda *_: None)
+    monkeypatch.setattr(training, "sightings", lambda tower, sources, size: {"a.jpg": (tower.grid, size)})
+    monkeypatch.setattr(loop, "train", lambda scenes, batches, *_: told.update(batches.sources.sightings))
+    training.train(tmp_path, DATA, RECIPE, device="cpu")
+    assert told == {"a.jpg": ((10, 10), 320)}
+
+
 def test_closed_heads_open_again():
     """From Δ of 1e-6, by the loss on sleep alone; an MLP has none."""
     recipe = dataclasses.replace(RECIPE, precision="float32")

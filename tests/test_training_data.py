@@ -41,6 +41,7 @@ from mlmamba.training.scenes import (
     collage_scene,
     compose,
     drawing_scene,
+    photo_scene,
     shapes_scene,
 )  # fmt: skip
 from mlmamba.training.things import COCO, COLOURS, CORE, GROUPS, KINDS, NUMBERS, OF_WNID, a, unsure
@@ -348,6 +349,18 @@ def test_crowds_are_for_training(monkeypatch):
         for _ in range(60):
             drawing_scene(sources, rng, split, 96)
     assert 0 < sum(crowds["train"]) < 30 and not any(crowds["held-out"])
+
+
+@needs_data
+def test_sightings_are_of_whole_photos():
+    sources, rng = Sources(SHARED), random.Random(3)
+    files = [photo.file for of in sources.photos["train"].values() for photo in of if not photo.small]
+    sources.sightings = dict.fromkeys(files, Sighting(frozenset({"volcano"}), frozenset()))
+    sources = pickle.loads(pickle.dumps(sources))  # a process that composes scenes has them too
+    seen = {split: [photo_scene(sources, rng, split, 96)[1].seen for _ in range(60)] for split in ("train", "held-out")}
+    assert 20 < seen["train"].count(("volcano",)) < 60 and set(seen["train"]) <= {("volcano",), ()}
+    assert set(seen["held-out"]) == {()}
+    assert all(collage_scene(sources, rng, "train", 96)[1].seen == () for _ in range(20))
 
 
 @needs_data
