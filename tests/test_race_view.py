@@ -365,9 +365,9 @@ def test_the_visitors_picture_is_raced(visit, race_url, expect):
     page.click("#examples .example >> nth=2")
     page.wait_for_selector("#picture img")
     open_race(page)
-    expect(at(page, "question")).to_have_text("“How many cars are there?”")
+    expect(at(page, "question")).to_have_text("“What colour are the cars?”")
     at(page, "race-go").click()
-    expect(at(page, "asked")).to_have_text("“How many cars are there?”")
+    expect(at(page, "asked")).to_have_text("“What colour are the cars?”")
     expect(at(page, "picture")).to_have_attribute("alt", re.compile("street"))
 
 
