@@ -525,6 +525,34 @@ def test_facts_begin_at_the_name_of_a_thing(tmp_path):
     assert of_dog == pytest.approx((-0.8, -0.8)) and of_cat == pytest.approx((0.0, 0.7))
 
 
+def test_what_is_denied_is_shown_elsewhere(monkeypatch):
+    """A kind is asked for as often where it is as where it isn't, among pictures of one style."""
+    tokenizer = Tokenizer.from_file(str(CHECKPOINTS / "tiny" / "tokenizer.json"))
+    made = Batches(Sources(DATA), tokenizer, size=4, branches=3, max_tokens=60, image_size=64, seed=0)
+    box = (0.1, 0.1, 0.9, 0.9)
+    dog, zebra = (Scene((Thing(kind, box, 0.5, None, "photo"),), "photo") for kind in ("dog", "zebra"))
+    hidden = Scene((), "photo")
+    drawing = Scene((Thing("cup", box, 0.5),), "drawing")
+    denied: dict[int, list[str]] = {id(scene): [] for scene in (dog, zebra, hidden, drawing)}
+
+    def spied(scene: Scene, *args, **how) -> list[QA]:
+        asked = ask(scene, *args, **how)
+        denied[id(scene)] += [qa.kinds[0] for qa in asked if qa.type == "is_there" and qa.truth == "no"]
+        return asked
+
+    monkeypatch.setattr(batches, "ask", spied)
+    for i in range(60):
+        made.talks((dog, zebra, hidden, drawing), random.Random(i))
+    for one, other in ((dog, zebra), (zebra, dog)):
+        kinds = denied[id(one)]
+        shown = set(View(other).shows()) - set(View(one).shows())
+        share = sum(kind in shown for kind in kinds) / len(kinds)
+        assert len(kinds) > 60 and 0.6 < share < 0.9 and kinds.count("cup") < 0.1 * len(kinds), (share, len(kinds))
+        assert not set(kinds) & set(View(one).shows())
+    # of a picture alone in its style, anything
+    assert denied[id(drawing)] and len(set(denied[id(drawing)])) > 0.5 * len(denied[id(drawing)])
+
+
 @on_real_data
 @pytest.mark.slow
 def test_a_talk_asks_of_a_thing_once(whole, monkeypatch):

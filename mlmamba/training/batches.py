@@ -136,11 +136,12 @@ class Batches(Dataset[Batch]):
         return [NONE if kind is None else as_told[kind] for kind in kinds]
 
     def talks(self, scenes: Sequence[Scene], rng: random.Random) -> Branches:
-        rows = [
-            row
-            for scene in scenes
-            for row in self.pack(View(scene), ask(scene, rng, 3 * self.branches, practice=True), rng)
-        ]
+        views = [View(scene) for scene in scenes]
+        rows = []
+        for view in views:
+            elsewhere = shown_elsewhere(view, views)
+            questions = ask(view.scene, rng, 3 * self.branches, practice=True, elsewhere=elsewhere)
+            rows += self.pack(view, questions, rng)
         t = self.max_tokens  # always the same, so that memory is used again
 
         def padded(column: int, fill: int | Fact | Place) -> Tensor:
@@ -203,6 +204,16 @@ class Batches(Dataset[Batch]):
         decides = [any(a < end and b > start for start, end in spans) for a, b in encoded.offsets]
         assert encoded.ids == reply[: len(decides)]  # what follows ends the turn
         return decides + [False] * (len(reply) - len(decides))
+
+
+def shown_elsewhere(view: View, views: Sequence[View]) -> list[list[str]]:
+    """What each other picture of the same style shows.
+
+    What is denied is drawn from there, so that each kind is asked for as often where it is as where it isn't. Else a
+    model learns that dogs, people and all that is rare are in a photo whenever somebody asks for them.
+    """
+    others = [other for other in views if other is not view and other.scene.style == view.scene.style]
+    return [shows for other in others if (shows := other.shows())]
 
 
 def renamed(scenes: Sequence[Scene], called: Sequence[dict[str, Push]]) -> tuple[Tensor, Tensor]:

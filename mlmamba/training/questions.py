@@ -6,7 +6,7 @@ colours, and kinds in `scene.avoid` are neither confirmed nor denied.
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mlmamba.training.scenes import SHAPES, Scene, Thing
@@ -248,6 +248,7 @@ RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "be
 # things are not named again: a small model can look up one place after another, but not copy two names in order.
 # The word that decides comes at the same place in all four, so that no answer is more likely by its form
 RELATION_SAYS = {relation: f"it is {relation} it" for relation in RELATIONS}
+ELSEWHERE = 0.75  # how often what is denied is something that another picture shows, where there is one
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "middle", "right")
 
@@ -277,10 +278,11 @@ class Facts:
 
 
 class View:
-    """What one can say about a scene: who is present, how many, what is not to be asked."""
+    """What one can say about a scene: who is present, how many, what is not to be asked. `elsewhere`: kinds to deny
+    most often, as lists of which one is drawn first."""
 
-    def __init__(self, scene: Scene):
-        self.scene = scene
+    def __init__(self, scene: Scene, elsewhere: Sequence[Sequence[str]] = ()):
+        self.scene, self.elsewhere = scene, elsewhere
         self.shown = sorted((t for t in scene.things if t.area > 0), key=lambda t: -t.area)
         self.present: dict[str, list[Thing]] = {}
         for thing in scene.things:
@@ -316,6 +318,10 @@ class View:
         things = self.present.get(kind, [])
         return things[0].centre if len(things) == 1 and things[0].area else None
 
+    def shows(self) -> list[str]:
+        """All kinds that may be asked for with a yes, wider words too."""
+        return [*self.present, *self.scene.seen]
+
     def absent(self, rng: random.Random) -> str:
         """A kind that is surely not there; half of the time a common one."""
         while True:
@@ -324,6 +330,8 @@ class View:
             # now and then of the same group as something present: not every animal is this one
             if chance > 0.8 and self.shown and KINDS[kind].group != KINDS[self.shown[0].kind].group:
                 kind = rng.choice([k for k in KINDS if KINDS[k].group == KINDS[self.shown[0].kind].group])
+            if self.elsewhere and rng.random() < ELSEWHERE:
+                kind = rng.choice(rng.choice(self.elsewhere))
             # a wider word is there when one of its own is
             if kind not in self.avoid and kind not in self.present and not unsure(kind) & set(self.present):
                 if not any(n in self.avoid for n in NARROWER[kind]):
@@ -359,8 +367,7 @@ def is_there(view: View, rng: random.Random) -> QA | None:
     if yes and not view.present:
         return None
     if yes:
-        # "person" and other wider words are in `present` too
-        kind = rng.choice([*view.present, *view.scene.seen])
+        kind = rng.choice(view.shows())
     else:
         kind = view.absent(rng)
     question = ask_for(kind, rng)
@@ -698,12 +705,15 @@ def scribble(question: str, rng: random.Random) -> str:
     return question
 
 
-def ask(scene: Scene, rng: random.Random, n: int, *, practice: bool = False) -> list[QA]:
+def ask(
+    scene: Scene, rng: random.Random, n: int, *, practice: bool = False, elsewhere: Sequence[Sequence[str]] = ()
+) -> list[QA]:
     """`n` different questions about a scene, by the weights of their types; fewer where it gives no more.
 
-    `practice` is for training: an examination keeps its questions when training is changed.
+    `practice` and `elsewhere` (as in `View`) are for training: an examination keeps its questions when training is
+    changed.
     """
-    view = View(scene)
+    view = View(scene, elsewhere)
     photo = scene.style == "photo"
     if practice:
         weights = PHOTO_PRACTICE if photo else PRACTICE
