@@ -526,7 +526,7 @@ def test_facts_begin_at_the_name_of_a_thing(tmp_path):
 
 
 def test_what_is_denied_is_shown_elsewhere(monkeypatch):
-    """A kind is asked for as often where it is as where it isn't, among pictures of one style."""
+    """What is denied is most often what another picture of the same style shows, and never what is there."""
     tokenizer = Tokenizer.from_file(str(CHECKPOINTS / "tiny" / "tokenizer.json"))
     made = Batches(Sources(DATA), tokenizer, size=4, branches=3, max_tokens=60, image_size=64, seed=0)
     box = (0.1, 0.1, 0.9, 0.9)

@@ -209,8 +209,8 @@ class Batches(Dataset[Batch]):
 def shown_elsewhere(view: View, views: Sequence[View]) -> list[list[str]]:
     """What each other picture of the same style shows.
 
-    What is denied is drawn from there, so that each kind is asked for as often where it is as where it isn't. Else a
-    model learns that dogs, people and all that is rare are in a photo whenever somebody asks for them.
+    What is denied is mostly drawn from there, so that a kind is asked for about as often where it isn't as where it is.
+    Else a model learns that dogs, people and all that is rare are in a photo whenever somebody asks for them.
     """
     others = [other for other in views if other is not view and other.scene.style == view.scene.style]
     return [shows for other in others if (shows := other.shows())]
