@@ -8,8 +8,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mlmamba.errors import UserError
 from mlmamba.training import scenes
@@ -40,6 +41,7 @@ from mlmamba.training.scenes import (
     Thing,
     collage_scene,
     compose,
+    cut,
     drawing_scene,
     photo_scene,
     shapes_scene,
@@ -290,6 +292,54 @@ def test_shapes_need_no_data():
         assert len(scene.cells) == 5 and all(len(row) == 5 for row in scene.cells)  # patches of 32 pixels
         assert {k for row in scene.cells for k in row if k} <= {t.kind for t in scene.things}
         assert Scene.from_dict(json.loads(json.dumps(scene.as_dict()))) == scene
+
+
+class OnePhoto(Sources):
+    """A white disc as wide as half of a blue photo, in its middle."""
+
+    side = 400
+
+    def open(self, photo: Photo, side: int) -> Image.Image:
+        image = Image.new("RGB", (self.side, self.side), "blue")
+        ImageDraw.Draw(image).ellipse((self.side // 4, self.side // 4, self.side * 3 // 4, self.side * 3 // 4), "white")
+        return image
+
+
+def disc(image: Image.Image) -> tuple[float, float, float, float]:
+    """Where the disc is, in 0..1."""
+    bright = np.asarray(image.convert("L"), dtype=float)
+    rows, columns = np.where(bright > (bright.min() + bright.max()) / 2)
+    h, w = bright.shape
+    return columns.min() / w, rows.min() / h, (columns.max() + 1) / w, (rows.max() + 1) / h
+
+
+@pytest.mark.parametrize("split", ["train", "held-out"])
+def test_where_a_thing_is_in_a_crop_of_its_photo(tmp_path: Path, split):
+    photo = Photo("disc.jpg", next(iter(OF_WNID)), (0.25, 0.25, 0.75, 0.75), small=True)
+    for seed in range(60):
+        image, box = cut(random.Random(seed), OnePhoto(tmp_path), photo, 160, 96 + seed, split)
+        assert image.size == (160, 96 + seed) and np.abs(np.subtract(disc(image), box)).max() < 0.015, seed
+
+
+def test_training_sees_photos_as_other_cameras_take_them(tmp_path: Path):
+    photo = Photo("disc.jpg", next(iter(OF_WNID)), (0.1, 0.1, 0.9, 0.9), small=False)
+    width, shape, grey, edge = ({"train": [], "held-out": []} for _ in range(4))
+    for split in ("train", "held-out"):
+        for seed in range(200):
+            image, _ = cut(random.Random(seed), OnePhoto(tmp_path), photo, 200, 200, split)
+            x0, y0, x1, y1 = disc(image)
+            width[split].append(x1 - x0)
+            shape[split].append((x1 - x0) / (y1 - y0))
+            pixels = np.asarray(image, dtype=float)
+            grey[split].append(np.ptp(pixels, axis=2).max() == 0)
+            middle = pixels[100, :, 0]
+            edge[split].append(np.abs(np.diff(middle)).max() / np.ptp(middle))
+    # as it is, at most 1 / 0.78 times as near
+    assert max(width["held-out"]) < 0.66 and 0.97 < min(shape["held-out"]) and max(shape["held-out"]) < 1.03
+    assert not any(grey["held-out"]) and min(edge["held-out"]) > 0.5
+    # nearer, wider and narrower, at times without colour or with fewer pixels
+    assert max(width["train"]) > 0.75 and min(shape["train"]) < 0.9 and max(shape["train"]) > 1.1
+    assert 3 <= sum(grey["train"]) <= 25 and 20 <= sum(np.less(edge["train"], 0.45)) <= 90
 
 
 def test_missing_data_says_what_to_do(tmp_path: Path):

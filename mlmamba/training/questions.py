@@ -23,7 +23,7 @@ PHOTO_WEIGHTS = {
 
 # for training, beside the questions that a model is examined with
 PRACTICE = WEIGHTS | {
-    "list": 16, "count": 30, "relation": 26, "where": 16, "some_number": 8, "some_what": 10, "some_coloured": 10,
+    "list": 16, "count": 36, "relation": 36, "where": 16, "some_number": 8, "some_what": 10, "some_coloured": 10,
 }  # fmt: skip
 PHOTO_PRACTICE = PHOTO_WEIGHTS | {"what": 32, "some_number": 10}
 

@@ -345,13 +345,18 @@ def background(rng: random.Random, size: int) -> tuple[Image.Image, str | None]:
     return Image.fromarray(ground).resize((size, size), Image.Resampling.BICUBIC), None
 
 
-def cut(rng: random.Random, sources: Sources, photo: Photo, width: int, height: int) -> tuple[Image.Image, Box]:
-    """A random crop of the photo at `width` x `height`, and where its thing's box is in it."""
+def cut(
+    rng: random.Random, sources: Sources, photo: Photo, width: int, height: int, split: Split
+) -> tuple[Image.Image, Box]:
+    """A random crop of the photo at `width` x `height`, and where its thing's box is in it. Training sees its few
+    photos closer, stretched and as other cameras would have taken them too."""
+    training = split == "train"
     image = sources.open(photo, max(width, height))
     w, h = image.size
-    scale = rng.uniform(0.9 if photo.small else 0.78, 1.0)
-    cw = min(w, h * width / height) * scale
-    ch = cw * height / width
+    scale = rng.uniform(0.9 if photo.small else 0.6 if training else 0.78, 1.0)
+    shape = height / width * (rng.uniform(0.85, 1.18) if training else 1.0)
+    cw = min(w, h / shape) * scale
+    ch = cw * shape
     # near the middle: that is where the thing is, and a single photo has no true box
     fx, fy = (rng.uniform(0, 1), rng.uniform(0, 1)) if photo.small else (rng.uniform(0.25, 0.75) for _ in "xy")
     left, top = (w - cw) * fx, (h - ch) * fy
@@ -370,7 +375,25 @@ def cut(rng: random.Random, sources: Sources, photo: Photo, width: int, height: 
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         box = (1 - box[2], box[1], 1 - box[0], box[3])
+    if training:
+        image = other_camera(rng, image, photo.small)
     return image, box
+
+
+def other_camera(rng: random.Random, image: Image.Image, small: bool) -> Image.Image:
+    """Perhaps with another white balance, more or less contrast, no colour; as few pixels as a `small` photo has."""
+    if rng.random() < 0.3:
+        image = ImageEnhance.Contrast(image).enhance(rng.uniform(0.65, 1.3))
+    if rng.random() < 0.3:
+        gains = [rng.uniform(0.85, 1.15) for _ in "rgb"]
+        image = image.point([min(255, round(gain * value)) for gain in gains for value in range(256)])
+    if rng.random() < 0.05:
+        image = image.convert("L").convert("RGB")
+    if not small and rng.random() < 0.3:
+        fewer = rng.uniform(0.25, 0.6)
+        shrunk = (max(1, round(image.width * fewer)), max(1, round(image.height * fewer)))
+        image = image.resize(shrunk, Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+    return image
 
 
 def jitter(rng: random.Random, image: Image.Image) -> Image.Image:
@@ -580,7 +603,7 @@ def add_drawings(
 def drawing_scene(sources: Sources, rng: random.Random, split: Split, size: int) -> tuple[Image.Image, Scene]:
     if rng.random() < 0.4:
         photo = photo_of(sources, rng, split)
-        ground, _ = cut(rng, sources, photo, size, size)
+        ground, _ = cut(rng, sources, photo, size, size, split)
         if rng.random() < 0.7:
             ground = ground.filter(ImageFilter.BoxBlur(rng.uniform(1.5, 7)))
         canvas, name = Canvas(jitter(rng, ground), "drawing"), None
@@ -603,7 +626,7 @@ def photo_scene(sources: Sources, rng: random.Random, split: Split, size: int) -
     else:
         side, x, y = size, 0, 0
         ground, name = Image.new("RGB", (size, size)), None
-    picture, box = cut(rng, sources, photo, side, side)
+    picture, box = cut(rng, sources, photo, side, side, split)
     picture = jitter(rng, picture)
     if not photo.small and rng.random() < 0.1:
         picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.5, 1.5)))
@@ -638,7 +661,7 @@ def collage_scene(sources: Sources, rng: random.Random, split: Split, size: int)
     canvas = Canvas(ground, "collage")
     if split == "train" and how >= 0.55 and rng.random() < 0.5:  # things amid others, as in the photos that people take
         behind, name = photo_of(sources, rng, split, 0.0), None
-        canvas.image = jitter(rng, cut(rng, sources, behind, size, size)[0])
+        canvas.image = jitter(rng, cut(rng, sources, behind, size, size, split)[0])
         canvas.around(behind, present=False)
     half = size // 2
     if how < 0.3:  # side by side
@@ -662,7 +685,7 @@ def collage_scene(sources: Sources, rng: random.Random, split: Split, size: int)
                 break
             photo = photo_of(sources, rng, split, 0.5)
         photos.append(photo)
-        picture, box = cut(rng, sources, photo, w, h)
+        picture, box = cut(rng, sources, photo, w, h, split)
         canvas.photo(photo, jitter(rng, picture), box, x, y, soft_mask(rng, w, h) if how >= 0.55 else None)
     if rng.random() < 0.3:
         add_drawings(canvas, sources, rng, 2, (0.18, 0.35))
