@@ -491,6 +491,26 @@ def test_agreement_and_declining_are_counted(monkeypatch):
     }
 
 
+def test_denials_of_nothing_are_counted(monkeypatch):
+    """Of one that sees through every third question."""
+    scene = Scene((Thing("dog", (0.1, 0.1, 0.3, 0.3), 0.04, "red"),), "drawing")
+    monkeypatch.setattr(evaluate, "compose", lambda *_: (None, scene))
+    asked = []
+
+    def say(question: str) -> str:
+        asked.append(question)
+        return "It is red." if len(asked) % 3 else "I see none."
+
+    parrot = Parrot(say)
+    ((_, share, of),) = evaluate.of_nothing(parrot, "bsm", DATA, 1, 200)
+    assert 150 < of == len(asked) <= 200 and share == of // 3 / of and parrot.turns == 0
+    assert not any("dog" in question for question in asked)
+    # "no" to "is it red?" tells nothing
+    assert not any(re.search(rf"\b({'|'.join(set(COLOURS) - {'orange'})})\b", question) for question in asked)
+    monkeypatch.setattr(evaluate, "compose", lambda *_: (None, Scene((), "drawing")))
+    assert not list(evaluate.of_nothing(parrot, "bsm", DATA, 1, 5))
+
+
 def test_the_deciding_words_decide():
     """What `judge` calls right is not right any more once those words are gone."""
     rng, types = random.Random(0), set()

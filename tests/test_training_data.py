@@ -26,6 +26,7 @@ from mlmamba.training.questions import (
     judge,
     mentions,
     names,
+    some_absent,
     some_coloured,
     some_what,
 )
@@ -260,6 +261,32 @@ def test_coloured_shapes_are_counted():
     assert not any(some_coloured(View(alike), random.Random(i)) for i in range(50))
     dogs = Scene(tuple(Thing("dog", (x, x, 0.3, 0.3), 0.04, colour) for colour in ("red", "blue")), "drawing")
     assert not any(some_coloured(View(dogs), random.Random(i)) for i in range(50))
+
+
+def test_nothing_has_a_colour_or_a_place():
+    dog = Thing("dog", (0.1, 0.1, 0.3, 0.3), 0.04, "red")
+    another = Thing("dog", (0.7, 0.7, 0.9, 0.9), 0.04, "blue")
+    photo = Thing("dog", (0.1, 0.1, 0.3, 0.3), 0.04, None, "photo")
+
+    def told(*things: Thing) -> list[QA]:
+        view = View(Scene(things, "drawing"))
+        return [qa for i in range(400) if (qa := some_absent(view, random.Random(i)))]
+
+    one, two, uncoloured = told(dog), told(dog, another), told(photo)
+    of_colour = [[qa for qa in asked if "colo" in qa.question or qa.truth == "no"] for asked in (one, two, uncoloured)]
+    assert len(one) == 400 and 150 < len(of_colour[0]) < 250  # else of a place
+    assert len(of_colour[1]) == len(two) > 150  # no one place could be asked for
+    assert not of_colour[2] and len(uncoloured) > 150  # no colour is known
+    assert not told() and not told(replace(photo, box=(0.1, 0.1, 0.9, 0.9)))
+    for qa in one:
+        assert qa.kinds and qa.kinds[0] not in ("dog", *KINDS["dog"].also)
+        assert re.search(rf"\b({qa.kinds[0]}|{KINDS[qa.kinds[0]].plural})\b", qa.question)
+        denied = qa.truth == "no"
+        assert qa.answer == ("No, I see none." if denied else "I see none.")
+        assert denied == bool(re.search(f"({'|'.join(COLOURS)})", qa.question.replace(qa.kinds[0], "")))
+        assert judge(qa, qa.answer)
+        assert not any(judge(qa, said) for said in ("It is red.", "Yes, it is red.", "On the left.", "At the left."))
+    assert 10 < sum(qa.truth == "no" for qa in one) < 80
 
 
 def test_opposites():

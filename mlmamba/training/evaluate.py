@@ -14,7 +14,7 @@ from mlmamba.chat import Conversation
 from mlmamba.errors import UserError
 from mlmamba.images import open_image
 from mlmamba.model import MLMamba
-from mlmamba.training.questions import COUNT, IS_THERE, QA, WHAT, ask, ask_for, judge
+from mlmamba.training.questions import COUNT, IS_THERE, QA, WHAT, View, ask, ask_for, judge, some_absent
 from mlmamba.training.scenes import Scene, Sources, compose
 from mlmamba.training.things import COCO, KINDS, a
 
@@ -66,7 +66,8 @@ def evaluate(model: MLMamba, data: Path, n_scenes: int = 300, seed: int = 1) -> 
         for row, values in rows.items():
             values[connector] = right[row] / values["questions"]
         agreed = unanimous(model, connector, data, seed, max(1, n_scenes // PHRASINGS))
-        for row, share, of in (*agreed, declined(model, connector, data, seed)):
+        denied = of_nothing(model, connector, data, seed, max(1, n_scenes // PHRASINGS))
+        for row, share, of in (*agreed, declined(model, connector, data, seed), *denied):
             rows.setdefault(row, {"asked": row, "questions": of, "chance": None})[connector] = share
     return [rows[row] for row in sorted(rows)]
 
@@ -134,6 +135,20 @@ def declined(model: MLMamba, connector: str, data: Path, seed: int) -> tuple[str
         image, _ = compose(sources, rng, "held-out", model.config.vision.image_size)
         said.append(judge(QA("decline", question, "", "sorry"), reply(model.start(image, connector), question)))
     return "out of reach, declined", sum(said) / len(said), len(said)
+
+
+def of_nothing(model: MLMamba, connector: str, data: Path, seed: int, n: int) -> Iterator[tuple[str, float, int]]:
+    """(row, share, questions): how often, asked in `n` scenes for the colour or the place of what is not there, it says
+    that it sees none. Nothing where no scene gives such a question."""
+    sources, rng = Sources(data), random.Random(f"of nothing {seed}")
+    said = []
+    for _ in range(n):
+        image, scene = compose(sources, rng, "held-out", model.config.vision.image_size)
+        qa = some_absent(View(scene), rng)
+        if qa and qa.type == "count":  # else "No, it is red." would do as well
+            said.append(judge(qa, reply(model.start(image, connector), qa.question)))
+    if said:
+        yield "colour or place of what isn't there, denied", sum(said) / len(said), len(said)
 
 
 def _row(scene: Scene, qa: QA) -> str:

@@ -24,6 +24,7 @@ PHOTO_WEIGHTS = {
 # for training, beside the questions that a model is examined with
 PRACTICE = WEIGHTS | {
     "list": 16, "count": 36, "relation": 36, "where": 16, "some_number": 8, "some_what": 10, "some_coloured": 10,
+    "some_absent": 6,
 }  # fmt: skip
 PHOTO_PRACTICE = PHOTO_WEIGHTS | {"what": 32, "some_number": 10}
 
@@ -540,6 +541,25 @@ def colour(view: View, rng: random.Random) -> QA | None:
     return QA("colour", rng.choice(COLOUR).format(n=name), f"It is {colour}.", colour, (thing.kind,))
 
 
+def some_absent(view: View, rng: random.Random) -> QA | None:
+    """The colour or the place of something that isn't there; only where one could ask for that of something, else such
+    questions would always be so answered of photos."""
+    kind = view.absent(rng)
+    thing = KINDS[kind]
+    if rng.random() < 0.5:
+        question, asked = where_question(kind, rng), any(map(place_of, view.single()))
+    else:
+        asked = any(t.colour for t in view.shown)
+        if thing.form == "plural":
+            question = rng.choice(COLOURS_ARE).format(s=thing.plural)
+        elif rng.random() < 0.2:
+            question = rng.choice(COLOUR_YES_NO).format(n=kind, c=rng.choice(COLOURS)).replace("a orange", "an orange")
+            return QA("colour", question, "No, I see none.", "no", (kind,)) if asked else None
+        else:
+            question = rng.choice(COLOUR).format(n=kind)
+    return QA("count", question, number_alone(0), "0", (kind,)) if asked else None
+
+
 NEAR_COLOURS = (
     {"red", "orange", "pink", "brown"}, {"orange", "yellow", "brown"}, {"purple", "pink", "blue"},
     {"black", "grey", "brown"}, {"white", "grey"},
@@ -690,7 +710,9 @@ MAKERS: dict[str, Callable[[View, random.Random], QA | None]] = {
 }  # fmt: skip
 
 
-PRACTISED = MAKERS | {"some_number": some_number, "some_what": some_what, "some_coloured": some_coloured}
+PRACTISED = MAKERS | {
+    "some_number": some_number, "some_what": some_what, "some_coloured": some_coloured, "some_absent": some_absent,
+}  # fmt: skip
 
 
 def scribble(question: str, rng: random.Random) -> str:
