@@ -356,7 +356,8 @@ def test_training_sees_photos_as_other_cameras_take_them(tmp_path: Path):
             image, _ = cut(random.Random(seed), OnePhoto(tmp_path), photo, 200, 200, split)
             x0, y0, x1, y1 = disc(image)
             width[split].append(x1 - x0)
-            shape[split].append((x1 - x0) / (y1 - y0))
+            if min(x0, y0) > 0 and max(x1, y1) < 1:  # all of it is there
+                shape[split].append((x1 - x0) / (y1 - y0))
             pixels = np.asarray(image, dtype=float)
             grey[split].append(np.ptp(pixels, axis=2).max() == 0)
             middle = pixels[100, :, 0]
