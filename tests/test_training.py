@@ -546,7 +546,10 @@ def test_facts_begin_at_the_name_of_a_thing(tmp_path):
 
 
 def test_what_is_denied_is_shown_elsewhere(monkeypatch):
-    """What is denied is most often what another picture of the same style shows, and never what is there."""
+    """What is denied is most often what another picture of the same style shows, and never what is there.
+
+    Rare things are denied as often as in an examination, where there is no other picture.
+    """
     tokenizer = Tokenizer.from_file(str(CHECKPOINTS / "tiny" / "tokenizer.json"))
     made = Batches(Sources(DATA), tokenizer, size=4, branches=3, max_tokens=60, image_size=64, seed=0)
     box = (0.1, 0.1, 0.9, 0.9)
@@ -567,10 +570,15 @@ def test_what_is_denied_is_shown_elsewhere(monkeypatch):
         kinds = denied[id(one)]
         shown = set(View(other).shows()) - set(View(one).shows())
         share = sum(kind in shown for kind in kinds) / len(kinds)
-        assert len(kinds) > 60 and 0.6 < share < 0.9 and kinds.count("cup") < 0.1 * len(kinds), (share, len(kinds))
+        assert len(kinds) > 60 and 0.5 < share < 0.75 and kinds.count("cup") < 0.1 * len(kinds), (share, len(kinds))
         assert not set(kinds) & set(View(one).shows())
     # of a picture alone in its style, anything
     assert denied[id(drawing)] and len(set(denied[id(drawing)])) > 0.5 * len(denied[id(drawing)])
+    examined, taught = View(dog), View(dog, elsewhere=[View(zebra).shows()])
+    rare = [
+        sum(not KINDS[view.absent(rng)].core for rng in map(random.Random, range(2000))) for view in (examined, taught)
+    ]
+    assert rare[0] > 200 and rare[1] == pytest.approx(rare[0], rel=0.1), rare
 
 
 @on_real_data

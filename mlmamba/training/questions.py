@@ -249,7 +249,7 @@ RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "be
 # things are not named again: a small model can look up one place after another, but not copy two names in order.
 # The word that decides comes at the same place in all four, so that no answer is more likely by its form
 RELATION_SAYS = {relation: f"it is {relation} it" for relation in RELATIONS}
-ELSEWHERE = 0.75  # how often what is denied is something that another picture shows, where there is one
+ELSEWHERE = 0.75  # how often a common thing that is denied is one that another picture shows, where there is one
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "middle", "right")
 
@@ -324,14 +324,15 @@ class View:
         return [*self.present, *self.scene.seen]
 
     def absent(self, rng: random.Random) -> str:
-        """A kind that is surely not there; half of the time a common one."""
+        """A kind that is surely not there: mostly what another picture shows or a common one, a fifth of them any."""
         while True:
             chance = rng.random()
             kind = rng.choice(CORE if chance < 0.8 else list(KINDS))
             # now and then of the same group as something present: not every animal is this one
             if chance > 0.8 and self.shown and KINDS[kind].group != KINDS[self.shown[0].kind].group:
                 kind = rng.choice([k for k in KINDS if KINDS[k].group == KINDS[self.shown[0].kind].group])
-            if self.elsewhere and rng.random() < ELSEWHERE:
+            # rare things are shown too seldom to be denied for being shown elsewhere
+            if chance < 0.8 and self.elsewhere and rng.random() < ELSEWHERE:
                 kind = rng.choice(rng.choice(self.elsewhere))
             # a wider word is there when one of its own is
             if kind not in self.avoid and kind not in self.present and not unsure(kind) & set(self.present):
