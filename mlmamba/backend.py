@@ -26,11 +26,11 @@ class Kernels(NamedTuple):
     name: str
     scan: Callable[..., tuple[Tensor, Tensor]]  # ssd
     conv: Callable[..., tuple[Tensor, Tensor]]  # causal_conv
-    step: Callable[..., Tensor]  # selective_step
-    norm: Callable[..., Tensor]  # rms_norm, of one token
+    layer_step: Callable[..., Tensor]
+    product: Callable[..., Tensor]  # normed_product
 
 
-PLAIN = Kernels("plain PyTorch", ssd.ssd, ssd.causal_conv, ssd.selective_step, ssd.rms_norm)
+PLAIN = Kernels("plain PyTorch", ssd.ssd, ssd.causal_conv, ssd.layer_step, ssd.normed_product)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ def kernels_for(device_type: str) -> Kernels:
     except Exception:  # no Triton for this system, or no compiler for what it launches with
         log.exception("Triton can't be used here; plain PyTorch computes in its place.")
         return PLAIN
-    fused = PLAIN._replace(name=triton_kernels.NAME, step=triton_kernels.step, norm=triton_kernels.norm)
+    fused = PLAIN._replace(
+        name=triton_kernels.NAME, layer_step=triton_kernels.layer_step, product=triton_kernels.product
+    )
     if not any(importlib.util.find_spec(name) for name in ("mamba_ssm", "kernels")):
         return fused
     try:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mlmamba.backend import kernels_for
 from mlmamba.config import ConnectorConfig, LanguageConfig
-from mlmamba.ssd import Scan, rms_norm
+from mlmamba.ssd import LayerWeights, Scan, rms_norm
 
 
 @dataclass(frozen=True)
@@ -172,23 +172,20 @@ class LanguageModel(nn.Module):
         return tuple(LayerState(s.conv.repeat_interleave(k, 0), s.ssm.repeat_interleave(k, 0)) for s in state)
 
 
-class StepWeights(NamedTuple):
-    """A layer's weights as a step takes them: its two projections in their dtype, the others in float32."""
-
-    norm: Tensor
-    in_proj: Tensor
-    scan: tuple[Tensor, ...]  # of `ssd.selective_step`
-    gated_norm: Tensor
-    out_proj: Tensor
-
-    @classmethod
-    def of(cls, layer: Mamba2Layer) -> "StepWeights":
-        scan = layer.scan
-        D = scan.D.repeat_interleave(scan.head_dim)
-        parts = scan.conv_weight.T.contiguous(), scan.conv_bias, scan.dt_bias, scan.A, D
-        norms = layer.norm.weight.float(), layer.gated_norm.weight.float()
-        scanning = tuple(part.float() for part in parts)
-        return cls(norms[0], layer.in_proj.weight, scanning, norms[1], layer.out_proj.weight)
+def step_weights(layer: Mamba2Layer) -> LayerWeights:
+    """A layer's weights made ready for steps."""
+    scan = layer.scan
+    return LayerWeights(
+        norm=layer.norm.weight.float(),
+        in_proj=layer.in_proj.weight,
+        conv_weight=scan.conv_weight.T.float().contiguous(),
+        conv_bias=scan.conv_bias.float(),
+        dt_bias=scan.dt_bias.float(),
+        A=scan.A,
+        D=scan.D.float().repeat_interleave(scan.head_dim),
+        gated_norm=layer.gated_norm.weight.float(),
+        out_proj=layer.out_proj.weight,
+    )
 
 
 class Stepper:
@@ -201,18 +198,14 @@ class Stepper:
     def __init__(self, lm: LanguageModel):
         self.embedding, self.eps = lm.embedding.weight, lm.config.norm_eps
         kernels = kernels_for(self.embedding.device.type)
-        self.norm, self.step = kernels.norm, kernels.step
+        self.layer_step, self.product = kernels.layer_step, kernels.product
         layers: Any = lm.layers
-        self.layers = [StepWeights.of(layer) for layer in layers]
+        self.layers = [step_weights(layer) for layer in layers]
         self.last_norm = lm.norm_f.weight.float()
 
     def __call__(self, ids: Tensor, state: State) -> Tensor:
         """ids (b, 1) → logits (b, 1, vocab) in float32; `state` is written over."""
-        norm, step, eps, dtype = self.norm, self.step, self.eps, self.embedding.dtype
         x = F.embedding(ids[:, 0], self.embedding).float()
         for layer, carried in zip(self.layers, state, strict=True):
-            projected = F.linear(norm(x, layer.norm, eps, dtype), layer.in_proj)  # (b, d_projected)
-            y = step(projected, *layer.scan, carried.conv, carried.ssm)
-            gated = norm(y, layer.gated_norm, eps, dtype, projected[:, : y.shape[1]])
-            x = x + F.linear(gated, layer.out_proj)
-        return F.linear(norm(x, self.last_norm, eps, dtype), self.embedding).float()[:, None]
+            x = self.layer_step(x, layer, carried.conv, carried.ssm, self.eps)
+        return self.product(x, self.last_norm, self.eps, self.embedding).float()[:, None]

@@ -16,6 +16,7 @@ The recurrence that all of them compute (Mamba-2, arXiv 2405.21060, with one gro
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -148,3 +149,34 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, gate: Te
     if gate is not None:
         x = x * F.silu(gate.float())
     return F.rms_norm(x, (x.shape[-1],), weight.float(), eps).to(dtype)
+
+
+class LayerWeights(NamedTuple):
+    """A layer's weights as a step takes them: its two projections in their dtype, the others in float32.
+
+    norm (d_model), in_proj (d_projected, d_model), conv_weight (width, d_inner + 2n), conv_bias (d_inner + 2n),
+    dt_bias (h), A (h), D (d_inner), gated_norm (d_inner), out_proj (d_model, d_inner).
+    """
+
+    norm: Tensor
+    in_proj: Tensor
+    conv_weight: Tensor
+    conv_bias: Tensor
+    dt_bias: Tensor
+    A: Tensor
+    D: Tensor
+    gated_norm: Tensor
+    out_proj: Tensor
+
+
+def layer_step(x: Tensor, weights: LayerWeights, conv: Tensor, ssm: Tensor, eps: float) -> Tensor:
+    """One token through a Mamba-2 layer: x (b, d_model), the residual in float32, → the same; states as above."""
+    w = weights
+    projected = normed_product(x, w.norm, eps, w.in_proj)  # (b, d_projected)
+    y = selective_step(projected, w.conv_weight, w.conv_bias, w.dt_bias, w.A, w.D, conv, ssm)
+    return x + normed_product(y, w.gated_norm, eps, w.out_proj, projected[:, : y.shape[1]])
+
+
+def normed_product(x: Tensor, norm: Tensor, eps: float, weight: Tensor, gate: Tensor | None = None) -> Tensor:
+    """rms_norm(x) weightᵀ: x (b, k), weight (n, k) → (b, n) in the weight's dtype."""
+    return F.linear(rms_norm(x, norm, eps, weight.dtype, gate), weight)

@@ -1,116 +1,192 @@
-"""One token through a Mamba-2 layer, in Triton: norm, the convolution's step, the recurrence's step, gated norm.
+"""One token through a Mamba-2 layer, in Triton, by three launches: two products of what was normed, and the recurrence.
 
-With its two products and the residual's sum that is 7 launches a layer; as operations of PyTorch it is 26 in bfloat16,
-and each costs a GPU its microseconds. All compute in float32, whatever dtype comes in. Nothing is tuned at the first
-call, and nothing is differentiable.
+    projected = rms_norm(x) in_projᵀ, of which x, B and C go through the convolution's step on the way out
+    y = (H C + D x) · silu(z), with H = exp(Δ A) H + Δ x Bᵀ
+    x + rms_norm(y) out_projᵀ
+
+As operations of PyTorch it is 26 launches in bfloat16. The weights of a layer of the 3B model take an H200's memory less
+than 20 microseconds (81 MB at 4.3 TB/s), beside which so many launches would not be small. All is summed in float32,
+whatever dtype the weights have; nothing is differentiable.
 """
+
+import threading
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from mlmamba import ssd
+from mlmamba.ssd import LayerWeights
+
 NAME = "Triton steps"
-CHANNELS = 256  # of a convolution, in one program
 ROWS = 16  # of a head's state (p, n), in one program
+TOGETHER = 16  # sequences in one program: as many as a product on tensor cores takes at least
+# Large weights are read as fast as the memory gives them by the best of these, found out at the first product of a
+# size; small ones take the first. One sequence is summed by plain arithmetic, several by tensor cores.
+ONE = [
+    triton.Config({"BLOCK_N": n, "BLOCK_K": k}, num_warps=warps)
+    for n, k, warps in ((4, 512, 4), (4, 1024, 4), (8, 512, 4), (8, 1024, 8), (2, 1024, 4), (16, 512, 8))
+]
+SEVERAL = [
+    triton.Config({"BLOCK_N": n, "BLOCK_K": k}, num_warps=4, num_stages=stages)
+    for n, k, stages in ((16, 128, 3), (16, 256, 4), (32, 128, 4), (32, 256, 3), (64, 64, 5), (64, 128, 3))
+]
+TUNED_FROM = 1 << 20  # weights
 
 
 @triton.jit
-def _conv_step(x, weight, bias, state, y, channels, x_stride, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """One program: BLOCK channels of a sequence. Its inputs move up by one place in `state`."""
-    b = tl.program_id(0)
-    channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = channel < channels
-    new = tl.load(x + b * x_stride + channel, inside, 0.0)
-    total = tl.load(bias + channel, inside, 0.0)
-    total += tl.load(weight + (WIDTH - 1) * channels + channel, inside, 0.0) * new.to(tl.float32)
-    place = state + b * (WIDTH - 1) * channels + channel
-    for k in tl.static_range(WIDTH - 1):
-        held = tl.load(place + k * channels, inside, 0.0)
-        total += tl.load(weight + k * channels + channel, inside, 0.0) * held.to(tl.float32)
-        if k > 0:
-            tl.store(place + (k - 1) * channels, held, inside)
-    tl.store(place + (WIDTH - 2) * channels, new, inside)
-    tl.store(y + b * channels + channel, total / (1 + tl.exp(-total)), inside)
-
-
-@triton.jit
-def _ssd_step(
-    xBC, dt, dt_bias, A, D, state, y, dt_stride, h, p, n, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+def _product(
+    x, norm, weight, y, onto, conv_weight, conv_bias, conv, b, n, k, first, channels, eps,
+    ONTO: tl.constexpr, WIDTH: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    """One program: BLOCK_N channels of rms_norm(x) weightᵀ, of BLOCK_B sequences.
+
+    ONTO: added to `onto`. WIDTH: of the convolution that `channels` of them go through, from the channel `first` on;
+    their inputs move up by one place in its state `conv`. 0: none do.
+    """
+    row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    at = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    is_row, is_there = row < n, at < b
+    squares = tl.zeros((BLOCK_B, BLOCK_K), tl.float32)
+    for start in range(0, k, BLOCK_K):
+        column = start + tl.arange(0, BLOCK_K)
+        value = tl.load(x + at[:, None] * k + column[None, :], is_there[:, None] & (column < k)[None, :], 0.0)
+        squares += value * value
+    scale = tl.rsqrt(tl.sum(squares, 1) / k + eps)
+    if BLOCK_B == 1:
+        products = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
+    else:
+        total = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
+    for start in range(0, k, BLOCK_K):
+        column = start + tl.arange(0, BLOCK_K)
+        inside = column < k
+        weights = tl.load(weight + row[:, None] * k + column[None, :], is_row[:, None] & inside[None, :], 0.0)
+        value = tl.load(x + at[:, None] * k + column[None, :], is_there[:, None] & inside[None, :], 0.0)
+        value *= scale[:, None] * tl.load(norm + column, inside, 0.0)[None, :]
+        if BLOCK_B == 1:
+            products += weights.to(tl.float32) * value
+        else:
+            total = tl.dot(weights, tl.trans(value.to(weights.dtype)), total, input_precision="ieee")
+    if BLOCK_B == 1:
+        total = tl.sum(products, 1)[:, None]
+    inside = is_row[:, None] & is_there[None, :]
+    if ONTO:
+        total += tl.load(onto + at[None, :] * n + row[:, None], inside, 0.0)
+    if WIDTH > 0:
+        channel = row - first
+        convolved = (channel >= 0) & (channel < channels)
+        here = convolved[:, None] & is_there[None, :]
+        place = conv + at[None, :] * ((WIDTH - 1) * channels) + channel[:, None]
+        mixed = tl.load(conv_bias + channel, convolved, 0.0)[:, None]
+        mixed += tl.load(conv_weight + (WIDTH - 1) * channels + channel, convolved, 0.0)[:, None] * total
+        for i in tl.static_range(WIDTH - 1):
+            held = tl.load(place + i * channels, here, 0.0)
+            mixed += tl.load(conv_weight + i * channels + channel, convolved, 0.0)[:, None] * held.to(tl.float32)
+            if i > 0:
+                tl.store(place + (i - 1) * channels, held, here)
+        tl.store(place + (WIDTH - 2) * channels, total, here)
+        total = tl.where(convolved[:, None], mixed / (1 + tl.exp(-mixed)), total)
+    tl.store(y + at[None, :] * n + row[:, None], total, inside)
+
+
+@triton.jit
+def _ssd_step(projected, dt_bias, A, D, state, y, h, p, n, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """One program: ROWS of the state (p, n) of one head of a sequence."""
     b, head = tl.program_id(0), tl.program_id(1)
     row = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     is_row, is_column = row < p, column < n
     inside = is_row[:, None] & is_column[None, :]
+    z = projected + b * (2 * h * p + 2 * n + h)
+    x = z + h * p
     # Δ = softplus; log(1 + e) as Kahan has it, since 1 + e loses digits of a small e
-    raw = tl.load(dt + b * dt_stride + head).to(tl.float32) + tl.load(dt_bias + head)
+    raw = tl.load(x + h * p + 2 * n + head) + tl.load(dt_bias + head)
     e = tl.exp(tl.minimum(raw, 20.0))
     u = 1 + e
     delta = tl.where(raw > 20, raw, tl.where(u == 1, e, tl.log(u) * (e / tl.where(u == 1, 1.0, u - 1))))
     decay = tl.exp(delta * tl.load(A + head))
-    start = xBC + b * (h * p + 2 * n)
-    x = tl.load(start + head * p + row, is_row, 0.0)
-    B = tl.load(start + h * p + column, is_column, 0.0)
-    C = tl.load(start + h * p + n + column, is_column, 0.0)
+    B = tl.load(x + h * p + column, is_column, 0.0)
+    C = tl.load(x + h * p + n + column, is_column, 0.0)
+    channel = head * p + row
+    fed = tl.load(x + channel, is_row, 0.0)
     place = state + ((b * h + head) * p + row)[:, None] * n + column[None, :]
-    H = tl.load(place, inside, 0.0) * decay + (x * delta)[:, None] * B[None, :]
+    H = tl.load(place, inside, 0.0) * decay + (fed * delta)[:, None] * B[None, :]
     tl.store(place, H, inside)
-    read = tl.sum(H * C[None, :], axis=1) + tl.load(D + head * p + row, is_row, 0.0) * x
-    tl.store(y + (b * h + head) * p + row, read, is_row)
+    read = tl.sum(H * C[None, :], axis=1) + tl.load(D + channel, is_row, 0.0) * fed
+    gate = tl.load(z + channel, is_row, 0.0)
+    tl.store(y + b * h * p + channel, read * gate / (1 + tl.exp(-gate)), is_row)
 
 
-@triton.jit
-def _rms_norm(
-    x, weight, gate, y, d, gate_stride, eps, GATED: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """One program: one row."""
-    row = tl.program_id(0)
-    channel = tl.arange(0, BLOCK)
-    inside = channel < d
-    value = tl.load(x + row * d + channel, inside, 0.0)
-    if GATED:
-        z = tl.load(gate + row * gate_stride + channel, inside, 0.0).to(tl.float32)
-        value *= z / (1 + tl.exp(-z))
-    value *= tl.rsqrt(tl.sum(value * value) / d + eps)
-    tl.store(y + row * d + channel, value * tl.load(weight + channel, inside, 0.0), inside)
+_lock = threading.Lock()  # Triton's tuner is not made for several threads
+_tuners = [triton.autotune(configs, key=[], restore_value=["conv"])(_product) for configs in (ONE, SEVERAL)]
+_best: dict[tuple, triton.Config] = {}
 
 
-def step(
-    projected: Tensor, conv_weight: Tensor, conv_bias: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor,
-    conv: Tensor, ssm: Tensor,
+def product(
+    x: Tensor, norm: Tensor, eps: float, weight: Tensor, onto: Tensor | None = None,
+    convolution: tuple[int, Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """`ssd.selective_step` in two launches; `projected` may have any dtype."""
+    """`ssd.normed_product` in one launch, (b, n) in float32, added to `onto` if given.
+
+    convolution: the first channel that goes through it, and its weight, bias and state, which is written over.
+    """
+    b, k = x.shape
+    n = weight.shape[0]
+    y = x.new_empty(b, n)
+    first, *convolving = convolution or (0, x, x, x)
+    width, channels = convolving[0].shape if convolution else (0, 0)
+    given = x, norm, weight, y, x if onto is None else onto, *convolving, b, n, k, first, channels, eps
+    kinds = {"ONTO": onto is not None, "WIDTH": width, "BLOCK_B": 1 if b == 1 else TOGETHER}
+
+    def grid(sizes: dict[str, int]) -> tuple[int, int]:
+        return triton.cdiv(n, sizes["BLOCK_N"]), triton.cdiv(b, sizes["BLOCK_B"])
+
+    key = n, k, weight.dtype, x.device, *kinds.values()
+    config = _best.get(key) if weight.numel() >= TUNED_FROM else (ONE if b == 1 else SEVERAL)[0]
+    with torch.accelerator.device_index(x.device.index):
+        if config:
+            _product[grid](*given, **kinds, **config.all_kwargs())
+        else:
+            with _lock:
+                tuner = _tuners[b > 1]
+                tuner.cache.clear()
+                tuner[grid](*given, **kinds)
+                _best[key] = tuner.best_config
+    return y
+
+
+def layer_step(x: Tensor, weights: LayerWeights, conv: Tensor, ssm: Tensor, eps: float) -> Tensor:
+    """`ssd.layer_step` in three launches."""
     if not (conv.is_contiguous() and ssm.is_contiguous()):
         raise ValueError("A step writes over its states; they have to be contiguous.")
     b, h, p, n = ssm.shape
-    width, channels = conv_weight.shape
-    xBC, dt = projected[:, h * p :], projected[:, h * p + channels :]
-    convolved, y, stride = ssm.new_empty(b, channels), ssm.new_empty(b, h * p), projected.stride(0)
-    with torch.accelerator.device_index(ssm.device.index):
-        _conv_step[b, triton.cdiv(channels, CHANNELS)](
-            xBC, conv_weight, conv_bias, conv, convolved, channels, stride, WIDTH=width, BLOCK=CHANNELS
-        )
-        _ssd_step[b, h, triton.cdiv(p, ROWS)](
-            convolved, dt, dt_bias, A, D, ssm, y, stride, h, p, n, ROWS=ROWS, COLUMNS=triton.next_power_of_2(n)
-        )
-    return y
-
-
-def norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, gate: Tensor | None = None) -> Tensor:
-    """`ssd.rms_norm` of x (b, d), in one launch; x and weight are float32, the gate may have any dtype."""
-    b, d = x.shape
-    y = torch.empty_like(x, dtype=dtype)
-    stride = 0 if gate is None else gate.stride(0)
+    convolution = h * p, weights.conv_weight, weights.conv_bias, conv
+    projected = product(x, weights.norm, eps, weights.in_proj, convolution=convolution)
+    y = x.new_empty(b, h * p)
     with torch.accelerator.device_index(x.device.index):
-        _rms_norm[b,](
-            x, weight, gate, y, d, stride, eps, GATED=gate is not None, BLOCK=triton.next_power_of_2(d), num_warps=8
-        )
-    return y
+        _ssd_step[b, h, triton.cdiv(p, ROWS)](
+            projected, weights.dt_bias, weights.A, weights.D, ssm, y, h, p, n,
+            ROWS=ROWS, COLUMNS=triton.next_power_of_2(n),
+        )  # fmt: skip
+    return product(y, weights.gated_norm, eps, weights.out_proj, onto=x)
 
 
 def try_out(device_type: str) -> None:
-    """Launch a kernel. Raises what Triton raises where it can't: it wants a C compiler, for instance."""
-    one = torch.ones(1, 1, device=device_type)
-    norm(one, one[0], 1e-5, one.dtype)
+    """Take a step of a small layer, alone and with another. Raises what Triton raises where it can't (it wants a C
+    compiler, for instance), and ArithmeticError where plain PyTorch computes something else: compilers have erred.
+    """
+    h, p, n, d, eps = 2, 16, 16, 64, 1e-5
+    channels = h * p + 2 * n
+    draw = torch.Generator().manual_seed(0)
+    sizes = (d,), (h * p + channels + h, d), (4, channels), (channels,), (h,), (h,), (h * p,), (h * p,), (d, h * p)
+    drawn = LayerWeights(*(torch.randn(*size, generator=draw).to(device_type) for size in sizes))
+    weights = drawn._replace(in_proj=drawn.in_proj.half(), out_proj=drawn.out_proj.half(), A=-drawn.A.exp())
+    for b in (1, 2):
+        x, conv, ssm = (
+            torch.randn(b, *size, generator=draw).to(device_type) for size in ((d,), (3, channels), (h, p, n))
+        )
+        here, there = [(weights, conv.half(), ssm.clone(), eps) for _ in range(2)]
+        results = zip((layer_step(x, *here), *here[1:3]), (ssd.layer_step(x, *there), *there[1:3]), strict=True)
+        if not all(torch.allclose(one.float(), other.float(), atol=0.05, rtol=0.05) for one, other in results):
+            raise ArithmeticError("Triton's kernels compute something else here than plain PyTorch does.")

@@ -136,7 +136,11 @@ def test_where_no_kernels_can_be_had_plain_pytorch_computes(monkeypatch, caplog)
     monkeypatch.setattr(triton_kernels, "try_out", lambda device_type: None)  # as on a GPU
     backend.kernels_for.cache_clear()
     chosen = backend.kernels_for("cuda")
-    assert chosen.scan is ssd.ssd and chosen.step is triton_kernels.step and "plain PyTorch computes" in caplog.text
+    assert (
+        chosen.scan is ssd.ssd
+        and chosen.layer_step is triton_kernels.layer_step
+        and "plain PyTorch computes" in caplog.text
+    )
     backend.kernels_for.cache_clear()
 
 
