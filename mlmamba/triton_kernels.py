@@ -4,9 +4,9 @@
     y = (H C + D x) · silu(z), with H = exp(Δ A) H + Δ x Bᵀ
     x + rms_norm(y) out_projᵀ
 
-As operations of PyTorch it is 26 launches in bfloat16. The weights of a layer of the 3B model take an H200's memory less
-than 20 microseconds (81 MB at 4.3 TB/s), beside which so many launches would not be small. All is summed in float32,
-whatever dtype the weights have; nothing is differentiable.
+As operations of PyTorch it is 26 launches in bfloat16. The weights of a layer of the 3B model take an H200's memory
+less than 20 microseconds (81 MB at 4.3 TB/s), beside which so many launches would not be small. All is summed in
+float32, whatever dtype the weights have; nothing is differentiable.
 """
 
 import threading
@@ -119,7 +119,10 @@ def _ssd_step(projected, dt_bias, A, D, state, y, h, p, n, ROWS: tl.constexpr, C
 
 
 _lock = threading.Lock()  # Triton's tuner is not made for several threads
-_tuners = [triton.autotune(configs, key=[], restore_value=["conv"])(_product) for configs in (ONE, SEVERAL)]
+_tuners = [
+    triton.autotune(configs, key=["n", "k", "ONTO", "WIDTH"], restore_value=["conv"], cache_results=True)(_product)
+    for configs in (ONE, SEVERAL)
+]
 _best: dict[tuple, triton.Config] = {}
 
 
@@ -150,7 +153,6 @@ def product(
         else:
             with _lock:
                 tuner = _tuners[b > 1]
-                tuner.cache.clear()
                 tuner[grid](*given, **kinds)
                 _best[key] = tuner.best_config
     return y

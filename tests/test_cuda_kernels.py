@@ -18,6 +18,7 @@ import torch
 from mlmamba import backend, ssd
 
 triton_kernels = pytest.importorskip("mlmamba.triton_kernels", reason="no Triton for this system")
+pytestmark = pytest.mark.gpu
 
 CHECK = """
 import contextlib, torch

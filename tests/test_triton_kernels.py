@@ -10,6 +10,7 @@ import torch
 from tests.test_cuda_kernels import BESIDE, ROOT, needs_kernels, run_check
 
 pytest.importorskip("triton", reason="no Triton for this system")
+pytestmark = pytest.mark.gpu
 
 START = """
 import torch
