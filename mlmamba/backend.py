@@ -153,6 +153,11 @@ def within_memory(device: torch.device) -> Iterator[None]:
         ) from None
 
 
+def most_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU's memory that PyTorch has held at most; None on a CPU."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+
+
 def give_back() -> None:
     """Return freed memory to the system; glibc would keep it, more with every thread that has computed."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -286,6 +286,7 @@ def test_full_size_is_measured_beside_what_the_memory_allows(small):
         clock=lambda: float(next(ticks)),
     ))  # fmt: skip
     told = messages[-1]["gpu"]
+    assert told["start"] == {"seats": 8, "warm_up_s": 1.0, "request_s": 1.0, "memory": None}
     assert [m["done"] for m in messages[:-1]] == list(range(8)) and {m["of"] for m in messages[:-1]} == {8}
     assert told["copy_bytes_s"] == 2 * (1 << 20) * 10  # ten copies, read and written, in a second
     ours, _, theirs = told["rows"][0], told["rows"][1], told["rows"][4]
@@ -300,6 +301,9 @@ def test_full_size_is_measured_beside_what_the_memory_allows(small):
     assert (two - one) * told["copy_bytes_s"] == pytest.approx(20 * 2 * rival.n_layers * rival.d_model * 4)
     table = command.gpu_table(told)
     assert "| 250 ms (250 to 250) | 8 |" in table and "of the limit" in table
+    assert "Ready for 8 users after 1 s; the first question was answered in 1 s." in table
+    held = told | {"start": told["start"] | {"memory": 9 * 10**9}}
+    assert "with 9.0 GB of memory at most." in command.gpu_table(held)
     assert "out of memory" in command.gpu_table(told | {"rows": [ours | {"decode_s": None}]})
     layers = small[0].config.language.n_layers
     products = next(each for each in told["profile"] if each["kernel"] in ("aten::mm", "aten::addmm"))

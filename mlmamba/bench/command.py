@@ -190,7 +190,11 @@ def gpu_table(told: dict[str, Any]) -> str:
         for each in told["profile"]
     ]
     profile = table([f"{told['rows'][0]['side']}: where a token's time goes", "time", "times"], kernels)
-    told_first = f"- {copied}\n- First token after {told['n_patches']} patches: {first}."
+    start = told["start"]
+    warm, request = (f"{digits(start[key])} s" for key in ("warm_up_s", "request_s"))
+    begun = f"Ready for {start['seats']} users after {warm}; the first question was answered in {request}"
+    held = f", with {race.amount(start['memory'])} of memory at most." if start["memory"] else "."
+    told_first = f"- {copied}\n- First token after {told['n_patches']} patches: {first}.\n- {begun}{held}"
     return f"\n{table(head, rows)}\n\n{told_first}\n\n{profile}\n"
 
 

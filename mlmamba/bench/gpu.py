@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlmamba.backend import synchronize, within_memory
+from mlmamba.backend import most_memory, synchronize, within_memory
 from mlmamba.bench import rivals
 from mlmamba.bench.graphs import FixedCache
 from mlmamba.bench.laps import Clock, lap, spread
 from mlmamba.bench.peers import NAMES
 from mlmamba.bench.runners import OurRunner
-from mlmamba.decoding import Steps
+from mlmamba.decoding import Steps, Together
 from mlmamba.errors import UserError
 from mlmamba.images import ImageSource, open_image
 from mlmamba.mamba2 import LanguageModel
@@ -30,6 +30,7 @@ from mlmamba.model import MLMamba
 
 BATCHES, CONTEXTS = (1, 8), (1024, 4096, 16384)
 STEPS = 64  # tokens at a time
+SEATS = 8  # as a page has on a GPU
 COPIED = 1 << 30  # bytes
 KERNELS = 12  # of a profile
 Times = Callable[[int, int], list[float]]  # batch, context → seconds a token, of each repeat
@@ -42,10 +43,11 @@ def run(
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Messages {"type": "progress", …}, and at the end {"type": "result", "gpu": {…}}.
 
-    copy_bytes_s: of a copy on the device, both what is read and what is written. rows: of a side at a batch and a
-    context, seconds of a token for each of the batch: decode_s (None where memory ran out) and limit_s. first_token_s:
-    from the picture to the first token. profile: see `profile`, of the first row.
+    start: see `started`. copy_bytes_s: of a copy on the device, both what is read and what is written. rows: of a side
+    at a batch and a context, seconds of a token for each of the batch: decode_s (None where memory ran out) and
+    limit_s. first_token_s: from the picture to the first token. profile: see `profile`, of the first row.
     """
+    start = started(model, image, question, clock)
     bandwidth = bytes_copied(model, copied, repeats, clock)
     reader, transformer = model.language_model, rivals.same_shape(model).language_model
     assert isinstance(reader, LanguageModel)
@@ -76,12 +78,26 @@ def run(
     runner, picture = OurRunner(model, model.config.name), open_image(image)
     prompt = runner.prompt(question, None)
     firsts = [lap(runner, picture, prompt, 1, clock=clock).said[0] for _ in range(repeats + 1)][1:]
-    told = {"copy_bytes_s": bandwidth, "steps": steps, "repeats": repeats, "rows": rows}
+    told = {"start": start, "copy_bytes_s": bandwidth, "steps": steps, "repeats": repeats, "rows": rows}
     told |= {"n_patches": runner.n_patches, "first_token_s": spread(firsts)}
     batch, context = points[0]
     step = prepared(model, reader, fixed_state, batch, context, context + 2 * steps)
     told["profile"] = profile(step, model.backend.device, steps)
     yield {"type": "result", "gpu": told}
+
+
+def started(model: MLMamba, image: ImageSource, question: str, clock: Clock) -> dict[str, Any]:
+    """As a page starts: warm_up_s until it can answer `seats` users, request_s of the first question's whole answer,
+    and the memory that this took at most (memory, in bytes; None on a CPU)."""
+    alone, begun = model.decoder, clock()
+    model.serve(SEATS)
+    ready = clock()
+    model.chat(image, question)
+    told = {"seats": SEATS, "warm_up_s": ready - begun, "request_s": clock() - ready}
+    if isinstance(model.decoder, Together):
+        model.decoder.close()
+    model.decoder = alone
+    return told | {"memory": most_memory(model.backend.device)}
 
 
 def bytes_copied(model: MLMamba, size: int, repeats: int, clock: Clock) -> float:
