@@ -54,7 +54,11 @@ class There(Tensor):
 
 
 class Device(TorchDispatchMode):
-    """Within it tensors can be made on the device, too."""
+    """Within it tensors can be made on the device, too. A thread's own."""
+
+    def __enter__(self) -> Any:
+        torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=) is made on the CPU first
+        return super().__enter__()
 
     def __torch_dispatch__(self, operation: Any, kinds: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         return compute(operation, args, kwargs or {})
@@ -127,7 +131,6 @@ def appear() -> None:
     torch.inference_mode = torch.no_grad  # which can't look into tensors of this kind
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     torch._C._ensureCUDADeviceGuardSet()  # one that needs no driver
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=) is made on the CPU first
     cuda: Any = torch.cuda
     cuda._lazy_init = cuda.empty_cache = cuda.synchronize = lambda *_: None
     cuda.is_available = cuda.is_bf16_supported = lambda *_: True
@@ -136,13 +139,14 @@ def appear() -> None:
     cuda.stream = nullcontext
     torch.Generator = Generator
     cuda.CUDAGraph, cuda.graph = Graph, recording
-    run = threading.Thread.run
+    thread: Any = threading.Thread
+    begin = thread._bootstrap_inner
 
-    def run_within(self: threading.Thread) -> None:
+    def begin_within(self: threading.Thread) -> None:
         with Device():
-            run(self)
+            begin(self)
 
-    threading.Thread.run = run_within  # type: ignore[method-assign]
+    thread._bootstrap_inner = begin_within
 
 
 if __name__ == "__main__":
