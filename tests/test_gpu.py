@@ -5,11 +5,13 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import BOT, ask, serve
 
 import mlmamba
 from mlmamba import UserError, backend
@@ -188,3 +190,26 @@ def test_on_a_device_that_is_not_there():
     command = [sys.executable, "-m", "tests.as_cuda", "-m", "gpu", "-p", "no:cacheprovider", *without]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory) -> Iterator[str]:
+    appears = "from tests import as_cuda; as_cuda.appear(); as_cuda.Device().__enter__()"
+    with serve("tiny", tmp_path_factory.mktemp("page") / "log", appears, "--device", "cuda") as address:
+        yield address
+
+
+@pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
+def test_the_page_answers_and_races_graph_against_graph(url, visit):
+    """The whole page, on a device that is not there."""
+    page = visit(url)
+    page.click("#examples button >> nth=0")
+    page.wait_for_selector("#picture img")
+    ask(page, "Is there a dog?")
+    assert "Yes" in page.locator(BOT).last.inner_text()
+    page.wait_for_function("() => document.body.innerText.includes('cuda · bfloat16')")
+    page.click('[role=tab]:has-text("Race")')
+    page.locator('.race-view [data-at="launches"] label').filter(has_text="graph").click()
+    page.get_by_text("Race now").click()
+    page.wait_for_function("() => document.body.innerText.includes('Raced here, live')")
+    assert "CUDA graphs" in page.locator(".race-view").inner_text()
