@@ -23,7 +23,8 @@ NAME = "Triton steps"
 ROWS = 16  # of a head's state (p, n), in one program
 TOGETHER = 16  # sequences in one program: as many as a product on tensor cores takes at least
 # Large weights are read as fast as the memory gives them by the best of these, found out at the first product of a
-# size; small ones take the first. One sequence is summed by plain arithmetic, several by tensor cores.
+# size; small ones take the first. One sequence is summed by plain arithmetic, several by tensor cores, but in float32:
+# of that, those would take too little or round it.
 ONE = [
     triton.Config({"BLOCK_N": n, "BLOCK_K": k}, num_warps=warps)
     for n, k, warps in ((4, 512, 4), (4, 1024, 4), (8, 512, 4), (8, 1024, 8), (2, 1024, 4), (16, 512, 8))
@@ -67,7 +68,7 @@ def _product(
         if BLOCK_B == 1:
             products += weights.to(tl.float32) * value
         else:
-            total = tl.dot(weights, tl.trans(value.to(weights.dtype)), total, input_precision="ieee")
+            total = tl.dot(weights, tl.trans(value.to(weights.dtype)), total)
     if BLOCK_B == 1:
         total = tl.sum(products, 1)[:, None]
     inside = is_row[:, None] & is_there[None, :]
@@ -140,19 +141,20 @@ def product(
     first, *convolving = convolution or (0, x, x, x)
     width, channels = convolving[0].shape if convolution else (0, 0)
     given = x, norm, weight, y, x if onto is None else onto, *convolving, b, n, k, first, channels, eps
-    kinds = {"ONTO": onto is not None, "WIDTH": width, "BLOCK_B": 1 if b == 1 else TOGETHER}
+    several = b > 1 and weight.dtype != torch.float32
+    kinds = {"ONTO": onto is not None, "WIDTH": width, "BLOCK_B": TOGETHER if several else 1}
 
     def grid(sizes: dict[str, int]) -> tuple[int, int]:
         return triton.cdiv(n, sizes["BLOCK_N"]), triton.cdiv(b, sizes["BLOCK_B"])
 
     key = n, k, weight.dtype, x.device, *kinds.values()
-    config = _best.get(key) if weight.numel() >= TUNED_FROM else (ONE if b == 1 else SEVERAL)[0]
+    config = _best.get(key) if weight.numel() >= TUNED_FROM else (SEVERAL if several else ONE)[0]
     with torch.accelerator.device_index(x.device.index):
         if config:
             _product[grid](*given, **kinds, **config.all_kwargs())
         else:
             with _lock:
-                tuner = _tuners[b > 1]
+                tuner = _tuners[several]
                 tuner[grid](*given, **kinds)
                 _best[key] = tuner.best_config
     return y

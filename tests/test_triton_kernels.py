@@ -35,9 +35,9 @@ def after(layer_step, x, weights, conv, ssm, eps):
 SIZES = (1, 4, 32, 64, 160), (3, 5, 24, 20, 72), (20, 2, 16, 16, 64)
 """
 PLAIN = """
-def same(given):
+def same(given, **close):
     for got, expected in zip(after(fast.layer_step, *given), after(ssd.layer_step, *given), strict=True):
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(got, expected, **close or {"atol": 1e-4, "rtol": 1e-4})
 
 for sizes in SIZES:
     same(case(*sizes))
@@ -45,7 +45,7 @@ one, several = fast.ONE, fast.SEVERAL
 for fast.ONE in ([config] for config in one):
     same(case(1, *SIZES[1][1:]))
 for fast.SEVERAL in ([config] for config in several):
-    same(case(*SIZES[1]))
+    same(case(*SIZES[1], torch.float16), atol=1e-2, rtol=1e-2)
 fast.ONE, fast.SEVERAL = one, several
 
 # a Δ that is nearly shut keeps its digits: all that a fresh state holds is Δ x B
@@ -87,10 +87,10 @@ def bench(call, quantiles):
 for tuner in fast._tuners:
     tuner._do_bench = bench
 for sizes in SIZES[:2]:
-    given = case(*sizes)
+    given = case(*sizes, torch.float16)
     for _ in range(2):
         for got, expected in zip(after(fast.layer_step, *given), after(ssd.layer_step, *given), strict=True):
-            torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(got, expected, atol=1e-2, rtol=1e-2)
 assert len(tried) == 2 * (len(fast.ONE) + len(fast.SEVERAL))  # in_proj and out_proj, once each
 assert set(fast._best.values()) == {fast.ONE[-1], fast.SEVERAL[-1]}
 print("tuned once, and no state moved by it")
