@@ -1,17 +1,22 @@
 """A model of random weights in the authors' layout goes the whole way of the release: file, conversion, chat."""
 
 import dataclasses
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import mlmamba
 from mlmamba import UserError, hub, untrained, weights
 from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, VisionConfig
+from mlmamba.vision import Vision
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = Path(__file__).parent / "data" / "published-tiny" / "latest-checkpoint.pt"
@@ -59,6 +64,51 @@ def test_the_sizes_are_the_published_ones():
     assert shapes["language_model.layers.63.scan.conv_weight"] == (5120 + 2 * 128, 4)
     assert 2.69e9 < sum(p.numel() for p in model.language_model.parameters()) < 2.71e9
     assert config.vision.towers == ("dinov2-l14", "siglip-so400m-14") and config.vision.image_size == 384
+
+
+class Held(TorchDispatchMode):
+    """Bytes of all tensors that are there at once, now and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there: set[int] = set()
+        self.now = self.most = 0
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.there:
+            self.there.add(key)
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self.drop, key, size)
+
+    def drop(self, key: int, size: int) -> None:
+        self.there.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, operation, kinds, args=(), kwargs=None):
+        results = operation(*args, **(kwargs or {}))
+        for each in tree_leaves(results):
+            if isinstance(each, torch.Tensor):
+                self.add(each)
+        return results
+
+
+def test_tensors_of_the_full_size_fit_a_card_of_12_gb():
+    """In bfloat16, with towers and eight seats: counted on tensors without numbers. What CUDA itself takes is on top."""
+    config = untrained.PUBLISHED
+    with torch.device("meta"), torch.no_grad(), Held() as held:
+        model = mlmamba.MLMamba(config).bfloat16()
+        towers = Vision(config.vision, pretrained=False).bfloat16()
+        gc.collect()
+        weights = held.now
+        reader = model.language_model
+        steps = reader.empty(8), torch.zeros(2, 8, config.vocab_words), reader.stepper()
+        held.most = held.now
+        features = model.connector(towers(torch.zeros(1, 3, 384, 384)), towers.grid).features
+        reader(torch.cat([features, reader.embed(torch.zeros(1, 20, dtype=torch.long))], 1), last_only=True)
+    assert steps and 7.1e9 < weights < 7.2e9 and held.most < 9.5e9
 
 
 def test_it_is_converted_once_and_answers(written, monkeypatch):
