@@ -96,7 +96,7 @@ class Held(TorchDispatchMode):
 
 
 def test_tensors_of_the_full_size_fit_a_card_of_12_gb():
-    """In bfloat16, with towers and eight seats: counted on tensors without numbers. What CUDA itself takes is on top."""
+    """In bfloat16, with towers and eight seats: counted on tensors without numbers. CUDA itself takes more."""
     config = untrained.PUBLISHED
     with torch.device("meta"), torch.no_grad(), Held() as held:
         model = mlmamba.MLMamba(config).bfloat16()
