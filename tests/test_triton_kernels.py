@@ -95,6 +95,15 @@ assert len(tried) == 2 * (len(fast.ONE) + len(fast.SEVERAL))  # in_proj and out_
 assert set(fast._best.values()) == {fast.ONE[-1], fast.SEVERAL[-1]}
 print("tuned once, and no state moved by it")
 """
+TRIED = """
+fast.try_out(on)
+sound = fast.layer_step
+fast.layer_step = lambda x, *others: 1.2 * sound(x, *others)
+try:
+    fast.try_out(on)
+except ArithmeticError as problem:
+    print("refused:", problem)
+"""
 UPDATE = """
 import contextlib, sys
 sys.modules.setdefault("selective_scan_cuda", type(sys)("selective_scan_cuda"))
@@ -175,6 +184,11 @@ def test_a_token_by_kernels_is_a_token_by_plain_pytorch():
 def test_kernels_round_no_more_than_plain_pytorch():
     done = run_check(START + HALVES)
     assert "as near as plain PyTorch" in done.stdout, done.stderr
+
+
+def test_kernels_that_compute_something_else_are_refused():
+    done = run_check(START + TRIED)
+    assert "refused: Triton's kernels compute something else" in done.stdout, done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU tunes for itself")

@@ -21,7 +21,7 @@ from mlmamba.ssd import ssd_recurrence
 from mlmamba.vision import Vision
 from visualize import View, record
 from visualize.payload import BUDGET, pack, pack_array, part, size, unpack, unpack_array
-from visualize.replay import replay, transfer
+from visualize.replay import reach_of_all, replay, transfer
 from visualize.trace import NAMES, answer_of, trace_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,6 +144,20 @@ def check_the_sum(scan: Scan, y: torch.Tensor) -> None:
         M = transfer(scan.dt[0], scan.A, scan.B[0], scan.C[0], t)  # (h, t + 1)
         total = torch.einsum("hs,shp->hp", M, scan.x[0, : t + 1]) + scan.D[:, None] * scan.x[0, t]
         assert (total - own[t]).norm() <= 3e-4 * own[t].norm(), f"step {t}"
+
+
+def test_all_rows_at_once_are_the_terms_of_every_step():
+    """|M[t,s]|·‖x_s‖, each by the recurrence, from one step's x alone; some heads keep nothing of it."""
+    torch.manual_seed(0)
+    length, h, p, n = 70, 3, 4, 5
+    dt, A = torch.rand(length, h) * torch.tensor([0.1, 1.0, 40.0]), -torch.rand(h) - 0.5
+    B, C, x = torch.randn(length, n), torch.randn(length, n), torch.randn(length, h, p)
+    found = reach_of_all(dt, A, B, C, x.norm(dim=-1))
+    for s in range(length):
+        alone = torch.zeros_like(x)
+        alone[s] = x[s]
+        y, _ = ssd_recurrence(alone[None], dt[None], A, B[None], C[None], torch.zeros(h))
+        torch.testing.assert_close(found[:, s], y[0].norm(dim=-1).mean(-1), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["bsm", "csm"])

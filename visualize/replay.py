@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mlmamba import Scan
 
+ROWS = 32  # of the dual form at a time
+
 
 @torch.inference_mode()
 def replay(scans: Sequence[Scan]) -> Tensor:
@@ -52,3 +54,14 @@ def reach(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, norms: Tensor, t: int) ->
     """|M[t,s]|·‖x_s‖ with norms (l, h): the size of each step's term in y_t, 0 for steps to come, (h, l)."""
     row = transfer(dt, A, B, C, t).abs() * norms[: t + 1].T
     return torch.nn.functional.pad(row, (0, len(dt) - t - 1))
+
+
+def reach_of_all(dt: Tensor, A: Tensor, B: Tensor, C: Tensor, norms: Tensor) -> Tensor:
+    """`reach` of every step, mean over heads: (l, l), row t of step t. Some rows at a time, as a GPU likes it."""
+    decay, fed = (dt.double() * A.double()).cumsum(0), dt.double() * norms  # (l, h)
+    shared = (C.double() @ B.double().T).abs()  # (l, l)
+    rows = []
+    for some, row in zip(decay.split(ROWS), shared.split(ROWS), strict=True):
+        kept = torch.exp(some[:, None] - decay)  # (ROWS, l, h), of steps to come too, which are left out below
+        rows.append(row * (kept * fed).mean(-1))
+    return torch.cat(rows).tril().float()

@@ -17,7 +17,7 @@ from mlmamba import Conversation, Scan, scan_orders
 from mlmamba.chat import Reading
 from mlmamba.connector import DIRECTION_NAMES, DIRECTIONS
 from mlmamba.errors import UserError
-from visualize.replay import reach, replay
+from visualize.replay import reach, reach_of_all, replay
 
 Array = NDArray[np.float32]
 PICTURE = 512  # pixels: longest side of the picture under the map
@@ -294,8 +294,7 @@ def spread_of(reading: Reading) -> Tensor:
         for scan in layer:
             assert scan.order is not None
             dt, norms, order = scan.dt[0].float(), scan.x[0].float().norm(dim=-1), scan.order.cpu()
-            rows = [reach(dt, scan.A, scan.B[0], scan.C[0], norms, t).mean(0) for t in range(n_patches)]
-            merged[order[:, None], order] += torch.stack(rows).cpu()
+            merged[order[:, None], order] += reach_of_all(dt, scan.A, scan.B[0], scan.C[0], norms).cpu()
         merged = merged / merged.sum(1, keepdim=True).clamp_min(1e-30)
         spread = (torch.eye(n_patches) + merged) / 2 @ spread
     return spread
