@@ -23,8 +23,8 @@ NAME = "Triton steps"
 ROWS = 16  # of a head's state (p, n), in one program
 TOGETHER = 16  # sequences in one program: as many as a product on tensor cores takes at least
 # Large weights are read as fast as the memory gives them by the best of these, found out at the first product of a
-# size; small ones take the first. One sequence is summed by plain arithmetic, several by tensor cores, but in float32:
-# of that, those would take too little or round it.
+# size; small ones take the first. One sequence is summed by plain arithmetic, several by tensor cores, which don't
+# have float32 as it is: of that, each sequence is summed alone.
 ONE = [
     triton.Config({"BLOCK_N": n, "BLOCK_K": k}, num_warps=warps)
     for n, k, warps in ((4, 512, 4), (4, 1024, 4), (8, 512, 4), (8, 1024, 8), (2, 1024, 4), (16, 512, 8))
