@@ -78,15 +78,20 @@ def _product(
         channel = row - first
         convolved = (channel >= 0) & (channel < channels)
         here = convolved[:, None] & is_there[None, :]
-        place = conv + at[None, :] * ((WIDTH - 1) * channels) + channel[:, None]
-        mixed = tl.load(conv_bias + channel, convolved, 0.0)[:, None]
-        mixed += tl.load(conv_weight + (WIDTH - 1) * channels + channel, convolved, 0.0)[:, None] * total
-        for i in tl.static_range(WIDTH - 1):
-            held = tl.load(place + i * channels, here, 0.0)
-            mixed += tl.load(conv_weight + i * channels + channel, convolved, 0.0)[:, None] * held.to(tl.float32)
-            if i > 0:
-                tl.store(place + (i - 1) * channels, held, here)
-        tl.store(place + (WIDTH - 2) * channels, total, here)
+        tap = tl.arange(0, triton.next_power_of_2(WIDTH - 1))
+        is_tap = tap < WIDTH - 1
+        place = conv + (at[None, None, :] * (WIDTH - 1) + tap[None, :, None]) * channels + channel[:, None, None]
+        held = tl.load(place, here[:, None, :] & is_tap[None, :, None], 0.0)  # (BLOCK_N, taps, BLOCK_B)
+        taps = tl.load(
+            conv_weight + tap[None, :] * channels + channel[:, None], convolved[:, None] & is_tap[None, :], 0.0
+        )
+        last = tl.load(conv_weight + (WIDTH - 1) * channels + channel, convolved, 0.0)
+        mixed = tl.sum(taps[:, :, None] * held.to(tl.float32), 1) + last[:, None] * total
+        mixed += tl.load(conv_bias + channel, convolved, 0.0)[:, None]
+        tl.debug_barrier()  # several threads may have loaded what one of them writes over
+        tl.store(place - channels, held, here[:, None, :] & (is_tap & (tap > 0))[None, :, None])
+        newest = conv + (at[None, :] * (WIDTH - 1) + WIDTH - 2) * channels + channel[:, None]
+        tl.store(newest, total, here)
         total = tl.where(convolved[:, None], mixed / (1 + tl.exp(-mixed)), total)
     tl.store(y + at[None, :] * n + row[:, None], total, inside)
 
@@ -113,6 +118,7 @@ def _ssd_step(projected, dt_bias, A, D, state, y, h, p, n, ROWS: tl.constexpr, C
     fed = tl.load(x + channel, is_row, 0.0)
     place = state + ((b * h + head) * p + row)[:, None] * n + column[None, :]
     H = tl.load(place, inside, 0.0) * decay + (fed * delta)[:, None] * B[None, :]
+    tl.debug_barrier()  # as above
     tl.store(place, H, inside)
     read = tl.sum(H * C[None, :], axis=1) + tl.load(D + channel, is_row, 0.0) * fed
     gate = tl.load(z + channel, is_row, 0.0)
