@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -128,6 +128,20 @@ def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], Non
 def recorded(step: Callable[[], None]) -> bool:
     """Whether what `repeated` gave is a graph."""
     return isinstance(getattr(step, "__self__", None), torch.cuda.CUDAGraph)
+
+
+def copy_all(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
+    """Copy tensors into others of their sizes and dtypes; on a GPU those of one dtype in few launches."""
+    for dtype in {each.dtype for each in target}:
+        pairs = [pair for pair in zip(target, source, strict=True) if pair[0].dtype == dtype]
+        torch._foreach_copy_([into for into, _ in pairs], [of for _, of in pairs])
+
+
+def copies(source: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of tensors, made as in `copy_all`."""
+    made = [torch.empty_like(each) for each in source]
+    copy_all(source, made)
+    return made
 
 
 def synchronize(device: torch.device) -> None:

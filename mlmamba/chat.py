@@ -148,7 +148,7 @@ class Conversation:
         """
         model, kind = self.model, connector or self.connector
         if self._patches is None:
-            self._patches = model.see(self.image)
+            self._patches = model.reader.see(self.image)
         seen = model.connector.explore(self._patches, model.grid, kind)
         if not (answered and self.turns and seen.trained):
             return Reading(kind, model.grid, seen)
@@ -244,12 +244,12 @@ class Conversation:
         features = None
         if self._seen is None:
             if self._patches is None:
-                self._patches = model.see(self.image)
-            features = model.connector(self._patches, model.grid, self.connector).features
+                self._patches = model.reader.see(self.image)
+            features = model.reader.connect(self._patches, self.connector)
             synchronize(model.backend.device)
         timings.vision_s, start = time.perf_counter() - start, time.perf_counter()
         if features is not None:
-            self._seen = model.language_model(features, last_only=True).state
+            self._seen = model.reader.begin(features)
             timings.prefill_tokens += features.shape[1]
         if self._state is None:
             turns = enumerate(self.turns)
@@ -258,7 +258,7 @@ class Conversation:
             ]
             self._state, self._unread = self._seen, [token for ids in said for token in ids]
         ids = self._unread + prompt
-        output = model.language_model(model.embed(ids), self._state, last_only=True)
+        output = model.reader.go_on(ids, self._state)
         synchronize(model.backend.device)
         timings.prefill_tokens += len(ids)
         timings.prefill_s = time.perf_counter() - start

@@ -1,6 +1,7 @@
 """The Mamba-2 Scan Connector: patches → MLP → 2D selective scan (MVSS) with SwiGLU → projector."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import cycle
 
 import torch
@@ -27,6 +28,13 @@ def scan_orders(kind: str, rows: int, cols: int) -> tuple[Tensor, ...]:
     by_rows = torch.arange(rows * cols)
     by_columns = by_rows.view(rows, cols).T.flatten()
     return (by_rows, by_rows.flip(0), by_columns, by_columns.flip(0))[: DIRECTIONS[kind]]
+
+
+@cache
+def orders_on(device: torch.device, kind: str, rows: int, cols: int) -> tuple[Tensor, ...]:
+    """`scan_orders` on a device, brought there once."""
+    with torch.inference_mode(False):  # what is made within it can't be trained with
+        return tuple(order.to(device) for order in scan_orders(kind, rows, cols))
 
 
 def inverse(order: Tensor) -> Tensor:
@@ -102,7 +110,7 @@ class ScanStack(nn.Module):
         self, h: Tensor, grid: tuple[int, int], kind: str | None = None
     ) -> tuple[Tensor, tuple[tuple[Scan, ...], ...]]:
         """h: (b, n_patches, d_model) → the same shape, scans[layer][direction]; `kind` if not the one trained for."""
-        orders = tuple(order.to(h.device) for order in scan_orders(kind or self.kind, *grid))
+        orders = orders_on(h.device, kind or self.kind, *grid)
         scans = []
         for layer in self.layers:
             h, layer_scans = layer(h, orders)

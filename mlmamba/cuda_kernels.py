@@ -58,11 +58,14 @@ def scan(
     return y, state.float()
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def conv(
+    x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None, length: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """`ssd.causal_conv` by causal-conv1d where it is installed."""
     if causal_conv1d_fn is None or x.shape[1] == 1:
-        return ssd.causal_conv(x, weight, bias, state)
+        return ssd.causal_conv(x, weight, bias, state, length)
     width = weight.shape[-1]
     before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
     y = causal_conv1d_fn(x.mT, weight, bias, initial_states=before.mT, activation="silu").mT
-    return y, torch.cat([before, x[:, 1 - width :]], dim=1)[:, 1 - width :].clone()
+    recent = x[:, 1 - width :] if length is None else x
+    return y, ssd.last_inputs(torch.cat([before, recent], dim=1), width - 1, length)

@@ -16,13 +16,14 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mlmamba import backend
-from mlmamba.mamba2 import LanguageModel, LanguageOutput, LayerState, State
+from mlmamba.mamba2 import LanguageModel, LanguageOutput, State, layered
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class Steps:
         like = language_model.embedding.weight
         self.step = language_model.stepper()
         self.state = language_model.empty(seats)
+        self.of_seat = [[each[seat : seat + 1] for each in chain(*self.state)] for seat in range(seats)]
         self.tokens = torch.zeros(seats, 1, dtype=torch.long, device=like.device)
         self.logits = torch.zeros(seats, words, device=like.device)
         self.temperature = torch.zeros(seats, 1, device=like.device)
@@ -133,20 +135,17 @@ class Steps:
 
     def sit(self, seat: int, state: State, token: int, temperature: float) -> None:
         """Begin at the state of one sequence (batch of 1) and a token that it has not read."""
-        for own, new in zip(self.state, state, strict=True):
-            own.conv[seat], own.ssm[seat] = new.conv[0], new.ssm[0]
+        backend.copy_all([*chain(*state)], self.of_seat[seat])
         self.tokens[seat], self.temperature[seat] = token, temperature
 
     def taken(self, seat: int) -> State:
         """A copy of a seat's state."""
-        own = slice(seat, seat + 1)
-        return tuple(LayerState(layer.conv[own].clone(), layer.ssm[own].clone()) for layer in self.state)
+        return layered(backend.copies(self.of_seat[seat]))
 
     def clear(self, seat: int) -> None:
         """Leave nothing of whoever sat there."""
-        for layer in self.state:
-            layer.conv[seat].zero_()
-            layer.ssm[seat].zero_()
+        for own in (self.of_seat[seat][0::2], self.of_seat[seat][1::2]):  # of one dtype, all at once
+            torch._foreach_zero_(own)
         for tensor in (self.tokens, self.logits, self.temperature):
             tensor[seat] = 0
         self.noise[seat] = 1

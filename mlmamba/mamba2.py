@@ -1,8 +1,9 @@
 """Mamba-2: the selective scan of one direction, the block around it, the language model, and its steps."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,7 @@ from mlmamba.config import ConnectorConfig, LanguageConfig
 from mlmamba.ssd import LayerWeights, Scan, rms_norm
 
 
-@dataclass(frozen=True)
-class LayerState:
+class LayerState(NamedTuple):
     """What one layer carries from token to token: conv (b, d_conv-1, d_inner + 2n), ssm (b, h, p, n) in float32."""
 
     conv: Tensor
@@ -22,6 +22,11 @@ class LayerState:
 
 
 State = tuple[LayerState, ...]
+
+
+def layered(tensors: Sequence[Tensor]) -> State:
+    """The state whose tensors these are, in a row; `[*chain(*state)]` puts them there."""
+    return tuple(LayerState(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True))
 
 
 class RMSNorm(nn.Module):
@@ -56,15 +61,22 @@ class SelectiveScan(nn.Module):
         """Decay rates (h,), negative, in float32."""
         return -torch.exp(self.A_log.float())
 
-    def forward(self, projected: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState, Scan]:
-        """projected: (b, l, d_projected) in scan order → y (b, l, d_inner) before gate and norm, state, scan."""
+    def forward(
+        self, projected: Tensor, state: LayerState | None = None, length: Tensor | None = None
+    ) -> tuple[Tensor, LayerState, Scan]:
+        """projected: (b, l, d_projected) in scan order → y (b, l, d_inner) before gate and norm, state, scan.
+
+        With `length`, a number that the device holds, no step from there on enters the state.
+        """
         h, p, n = self.heads, self.head_dim, self.d_state
         kernels = kernels_for(projected.device.type)
         gate, xBC, dt = projected.split_with_sizes([h * p, h * p + 2 * n, h], dim=-1)
-        xBC, conv = kernels.conv(xBC, self.conv_weight, self.conv_bias, state.conv if state else None)
+        xBC, conv = kernels.conv(xBC, self.conv_weight, self.conv_bias, state.conv if state else None, length)
         x, B, C = xBC.split_with_sizes([h * p, n, n], dim=-1)
         x, gate = x.unflatten(-1, (h, p)), gate.unflatten(-1, (h, p))
         dt, A, D = F.softplus(dt.float() + self.dt_bias.float()), self.A, self.D.float()
+        if length is not None:  # a step with Δ = 0 neither decays nor feeds the state
+            dt = dt * (torch.arange(dt.shape[1], device=dt.device) < length)[:, None]
         y, ssm = kernels.scan(x, dt, A, B, C, D, state.ssm if state else None)
         return y.flatten(-2), LayerState(conv, ssm), Scan(x, dt, A, B, C, D, gate)
 
@@ -85,11 +97,13 @@ class Mamba2Layer(nn.Module):
         self.gated_norm = RMSNorm(config.d_inner, config.norm_eps)
         self.out_proj = nn.Linear(config.d_inner, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, state: LayerState | None = None) -> tuple[Tensor, LayerState, Scan]:
-        """x: (b, l, d_model) → the same shape, state, scan."""
+    def forward(
+        self, x: Tensor, state: LayerState | None = None, length: Tensor | None = None
+    ) -> tuple[Tensor, LayerState, Scan]:
+        """x: (b, l, d_model) → the same shape, state, scan; `length` as above."""
         dtype = self.in_proj.weight.dtype
         projected = self.in_proj(self.norm(x).to(dtype))  # (b, l, d_projected)
-        y, state, scan = self.scan(projected, state)
+        y, state, scan = self.scan(projected, state, length)
         y = self.gated_norm(y, projected[..., : y.shape[-1]])
         return x + self.out_proj(y.to(dtype)), state, scan
 
@@ -132,16 +146,21 @@ class LanguageModel(nn.Module):
         *,
         scans: tuple[int, ...] = (),
         last_only: bool = False,
+        length: Tensor | None = None,
     ) -> LanguageOutput:
-        """Read embeds (b, l, d_model), going on from `state`; `last_only` gives logits of the last position alone."""
+        """Read embeds (b, l, d_model), going on from `state`; `last_only` gives logits of the last position alone.
+
+        `length`, a number that the device holds: of embeds only so many count, the rest fills a fixed size.
+        """
         x, states, kept = embeds.float(), [], {}
         for i, layer in enumerate(self.layers):
-            x, layer_state, scan = layer(x, state[i] if state else None)
+            x, layer_state, scan = layer(x, state[i] if state else None, length)
             states.append(layer_state)
             if i in scans:
                 kept[i] = scan
         hidden = self.norm_f(x)
-        logits = self.head(hidden[:, -1:] if last_only else hidden)
+        last = hidden[:, -1:] if length is None else hidden.index_select(1, length.view(1) - 1)
+        logits = self.head(last if last_only else hidden)
         return LanguageOutput(hidden, logits, tuple(states), kept)
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from mlmamba.decoding import Alone, Decoder, Together
 from mlmamba.errors import UserError
 from mlmamba.images import ImageSource, open_image
 from mlmamba.mamba2 import LanguageModel
+from mlmamba.reading import FixedReader, Reader
 from mlmamba.transformer import Transformer
 from mlmamba.vision import Vision
 
@@ -35,6 +36,7 @@ class MLMamba(nn.Module):
         self.connector = Connector(config.connector)
         self.language_model = reader(config.language)
         self._chat_tokenizer = ChatTokenizer(tokenizer) if tokenizer else None
+        self.reader = Reader(self)
         self.decoder: Decoder = Alone(self.language_model)
         self.backend = backend.choose("cpu")
         object.__setattr__(self, "vision", vision)  # past nn.Module: not a part of the weights
@@ -78,9 +80,13 @@ class MLMamba(nn.Module):
             raise UserError(f'"{self.config.name}" has no tokenizer; put its tokenizer.json beside its weights.')
         return self._chat_tokenizer
 
+    def pixels(self, image: Image.Image) -> Tensor:
+        """A picture → what the towers look at: (1, 3, s, s) in [0, 1]."""
+        return self.towers.prepare(image)[None].to(self.backend.device)
+
     def see(self, image: Image.Image) -> Tensor:
         """A picture → patch features (1, n_patches, d_features)."""
-        return self.towers(self.towers.prepare(image)[None].to(self.backend.device))
+        return self.towers(self.pixels(image))
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token ids → (1, l, d_model)."""
@@ -89,12 +95,22 @@ class MLMamba(nn.Module):
     def serve(self, seats: int) -> "MLMamba":
         """From now on decode the answers of up to `seats` users as one batch, each as if alone.
 
-        Kernels of a GPU are tuned when they are first used: that is done here, so that no visitor waits for it.
+        What a GPU does is recorded as graphs, and its kernels are tuned when they are first used: both is done here,
+        so that no visitor waits for it.
         """
         if isinstance(self.language_model, LanguageModel):
+            if self.backend.graphs:
+                self.reader = FixedReader(self)
             self.decoder = Together(self.language_model, seats, self.config.vocab_words)
         if self.backend.device.type != "cpu":
             self.warm_up()
+        return self
+
+    def stop_serving(self) -> "MLMamba":
+        """From now on answer one user at a time again, and give back what was made for several."""
+        if isinstance(self.decoder, Together):
+            self.decoder.close()
+        self.reader, self.decoder = Reader(self), Alone(self.language_model)
         return self
 
     def warm_up(self) -> None:

@@ -110,13 +110,25 @@ def ssd_recurrence(
     return torch.stack(ys, dim=1), torch.stack(states, dim=1)
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Depthwise causal convolution, then SiLU: x (b, l, d), weight (d, width) → (b, l, d), the last width-1 inputs."""
+def causal_conv(
+    x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None, length: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Depthwise causal convolution, then SiLU: x (b, l, d), weight (d, width) → (b, l, d), the last width-1 inputs.
+
+    The state that is returned is that after the first `length` inputs, a number that the device holds; None: after all.
+    """
     width = weight.shape[-1]
     before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
     seen = torch.cat([before, x], dim=1)
     y = F.conv1d(seen.mT, weight[:, None], bias, groups=weight.shape[0]).mT
-    return F.silu(y), seen[:, 1 - width :].clone()  # a view would keep all of `seen`
+    return F.silu(y), last_inputs(seen, width - 1, length)
+
+
+def last_inputs(seen: Tensor, n: int, length: Tensor | None) -> Tensor:
+    """The last n of inputs (b, n + l, d), or of the first n + `length` of them; a copy, for a view would keep all."""
+    if length is None:
+        return seen[:, -n:].clone()
+    return seen.index_select(1, length + torch.arange(n, device=seen.device))
 
 
 def selective_step(

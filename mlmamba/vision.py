@@ -314,7 +314,8 @@ class Vision(nn.Module):
     def prepare(self, image: Image.Image) -> Tensor:
         """A PIL image -> (3, image_size, image_size) float32 in [0, 1], its aspect not kept."""
         size = (self.image_size, self.image_size)
-        resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        coloured = image if image.mode == "RGB" else image.convert("RGB")  # which would copy
+        resized = coloured.resize(size, Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ def recording(graph: Graph, **how: Any) -> Iterator[None]:
 
 def appear() -> None:
     """From now on there seems to be a GPU; call this before `mlmamba` is imported."""
-    torch.inference_mode = torch.no_grad  # which can't look into tensors of this kind
+    # it can't look into tensors of this kind
+    torch.inference_mode = lambda on=True: torch.no_grad() if on else nullcontext()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     torch._C._ensureCUDADeviceGuardSet()  # one that needs no driver
     cuda: Any = torch.cuda

@@ -33,6 +33,9 @@ class Recording(TorchDispatchMode):
         if operation in ASKING or by_mask:
             raise RuntimeError(f"{operation} can't be recorded.")
         result = operation(*args, **kwargs)
+        tensors = [each for each in tree_leaves((args, kwargs, result)) if isinstance(each, Tensor)]
+        if len({each.device.type for each in tensors if each.ndim}) > 1:
+            raise RuntimeError(f"{operation}, from host to device or back, can't be recorded.")
         given = {each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
         fresh = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
         # a view of what was given, or the given itself, needs no writing to

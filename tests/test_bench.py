@@ -286,7 +286,11 @@ def test_full_size_is_measured_beside_what_the_memory_allows(small):
         clock=lambda: float(next(ticks)),
     ))  # fmt: skip
     told = messages[-1]["gpu"]
-    assert told["start"] == {"seats": 8, "warm_up_s": 1.0, "request_s": 1.0, "memory": None}
+    start = told["start"]
+    assert [start[key] for key in ("seats", "warm_up_s", "request_s", "memory")] == [8, 1.0, 1.0, None]
+    assert start["first_token_s"]["median"] == 1 and told["first_eager_s"]["median"] == 2  # its picture seen at 1
+    reads = next(each for each in start["profile"] if each["kernel"] in ("aten::mm", "aten::addmm"))
+    assert reads["times"] > 2 * small[0].config.language.n_layers
     assert [m["done"] for m in messages[:-1]] == list(range(8)) and {m["of"] for m in messages[:-1]} == {8}
     assert told["copy_bytes_s"] == 2 * (1 << 20) * 10  # ten copies, read and written, in a second
     ours, _, theirs = told["rows"][0], told["rows"][1], told["rows"][4]

@@ -264,8 +264,7 @@ def test_conversations_at_once_are_as_each_alone(model):
         after = "".join(conversation.ask("Is there a dog?", max_new_tokens=5))
         assert after == "".join(told.ask("Is there a dog?", max_new_tokens=5))
     finally:
-        model.decoder.close()
-        model.decoder = Alone(model.language_model)
+        model.stop_serving()
 
 
 def test_warming_up_does_whatever_an_answer_does(monkeypatch):
@@ -299,8 +298,7 @@ def test_warming_up_does_whatever_an_answer_does(monkeypatch):
     try:
         assert model.serve(1) is model and done[-1] == "warm"
     finally:
-        model.decoder.close()
-        model.decoder = Alone(lm)
+        model.stop_serving()
 
 
 def test_a_process_that_served_ends_in_peace():

@@ -184,18 +184,20 @@ def gpu_table(told: dict[str, Any]) -> str:
         rows.append([*per, spread(seconds, 1e3, "ms"), users, f"{row['limit_s'] / seconds['median']:.2f}"])
     head = "who", "batch", "context", "a token for each", "tokens a second", "of the limit"
     copied = f"A copy reads and writes {told['copy_bytes_s'] / 1e12:.2f} TB/s."
-    first = spread(told["first_token_s"], 1e3, "ms")
-    kernels = [
-        [f"`{each['kernel'][:60]}`", f"{digits(each['seconds'] * 1e6)} µs", digits(each["times"])]
-        for each in told["profile"]
-    ]
-    profile = table([f"{told['rows'][0]['side']}: where a token's time goes", "time", "times"], kernels)
     start = told["start"]
+    first, eager = (spread(each, 1e3, "ms") for each in (start["first_token_s"], told["first_eager_s"]))
+    profiles = [
+        table([f"{told['rows'][0]['side']}: where {what}'s time goes", "time", "times"], [
+            [f"`{each['kernel'][:60]}`", f"{digits(each['seconds'] * 1e6)} µs", digits(each["times"])] for each in of
+        ])
+        for what, of in (("a token", told["profile"]), ("a first token", start["profile"]))
+    ]  # fmt: skip
     warm, request = (f"{digits(start[key])} s" for key in ("warm_up_s", "request_s"))
     begun = f"Ready for {start['seats']} users after {warm}; the first question was answered in {request}"
     held = f", with {race.amount(start['memory'])} of memory at most." if start["memory"] else "."
-    told_first = f"- {copied}\n- First token after {told['n_patches']} patches: {first}.\n- {begun}{held}"
-    return f"\n{table(head, rows)}\n\n{told_first}\n\n{profile}\n"
+    told_first = f"First token after {told['n_patches']} patches: {first}; read kernel by kernel: {eager}."
+    said = "\n".join(f"- {sentence}" for sentence in (copied, told_first, begun + held))
+    return "\n\n".join([f"\n{table(head, rows)}", said, *profiles]) + "\n"
 
 
 def spread(values: dict[str, float], scale: float, unit: str) -> str:

@@ -22,7 +22,7 @@ from mlmamba.bench.graphs import FixedCache
 from mlmamba.bench.laps import Clock, lap, spread
 from mlmamba.bench.peers import NAMES
 from mlmamba.bench.runners import OurRunner
-from mlmamba.decoding import Steps, Together
+from mlmamba.decoding import Steps
 from mlmamba.errors import UserError
 from mlmamba.images import ImageSource, open_image
 from mlmamba.mamba2 import LanguageModel
@@ -45,9 +45,10 @@ def run(
 
     start: see `started`. copy_bytes_s: of a copy on the device, both what is read and what is written. rows: of a side
     at a batch and a context, seconds of a token for each of the batch: decode_s (None where memory ran out) and
-    limit_s. first_token_s: from the picture to the first token. profile: see `profile`, of the first row.
+    limit_s. first_eager_s: from the picture to the first token, read kernel by kernel. profile: see `profile`, of the
+    first row.
     """
-    start = started(model, image, question, clock)
+    start = started(model, image, question, repeats, clock)
     bandwidth = bytes_copied(model, copied, repeats, clock)
     reader, transformer = model.language_model, rivals.same_shape(model).language_model
     assert isinstance(reader, LanguageModel)
@@ -79,25 +80,31 @@ def run(
     prompt = runner.prompt(question, None)
     firsts = [lap(runner, picture, prompt, 1, clock=clock).said[0] for _ in range(repeats + 1)][1:]
     told = {"start": start, "copy_bytes_s": bandwidth, "steps": steps, "repeats": repeats, "rows": rows}
-    told |= {"n_patches": runner.n_patches, "first_token_s": spread(firsts)}
+    told |= {"n_patches": runner.n_patches, "first_eager_s": spread(firsts)}
     batch, context = points[0]
     step = prepared(model, reader, fixed_state, batch, context, context + 2 * steps)
     told["profile"] = profile(step, model.backend.device, steps)
     yield {"type": "result", "gpu": told}
 
 
-def started(model: MLMamba, image: ImageSource, question: str, clock: Clock) -> dict[str, Any]:
+def started(model: MLMamba, image: ImageSource, question: str, repeats: int, clock: Clock) -> dict[str, Any]:
     """As a page starts: warm_up_s until it can answer `seats` users, request_s of the first question's whole answer,
-    and the memory that this took at most (memory, in bytes; None on a CPU)."""
-    alone, begun = model.decoder, clock()
+    and the memory that this took at most (memory, in bytes; None on a CPU). Then, as it answers, first_token_s from a
+    picture to the first token, and the `profile` of that."""
+    begun, picture = clock(), open_image(image)
     model.serve(SEATS)
     ready = clock()
     model.chat(image, question)
-    told = {"seats": SEATS, "warm_up_s": ready - begun, "request_s": clock() - ready}
-    if isinstance(model.decoder, Together):
-        model.decoder.close()
-    model.decoder = alone
-    return told | {"memory": most_memory(model.backend.device)}
+    told: dict[str, Any] = {"seats": SEATS, "warm_up_s": ready - begun, "request_s": clock() - ready}
+    told["memory"] = most_memory(model.backend.device)
+
+    def first() -> None:
+        model.chat(picture, question, max_new_tokens=1)
+
+    told["first_token_s"] = spread(timed(first, model.backend.device, 1, repeats, clock))
+    told["profile"] = profile(first, model.backend.device, repeats)
+    model.stop_serving()
+    return told
 
 
 def bytes_copied(model: MLMamba, size: int, repeats: int, clock: Clock) -> float:
@@ -157,7 +164,7 @@ def prepared(
 def profile(step: Callable[[], Any], device: torch.device, n: int) -> list[dict[str, Any]]:
     """Where a step's time goes, of `n` steps: kernels by name, the longest together first. seconds and times: a step's.
 
-    Of the device alone: what these don't add up to is time in which it waited.
+    Of the device alone: what these don't add up to is time in which it waited. Without a GPU, of the caller's thread.
     """
     step()
     synchronize(device)
