@@ -28,9 +28,10 @@ class Kernels(NamedTuple):
     conv: Callable[..., tuple[Tensor, Tensor]]  # causal_conv
     layer_step: Callable[..., Tensor]
     product: Callable[..., Tensor]  # normed_product
+    norm: Callable[..., Tensor]  # rms_norm
 
 
-PLAIN = Kernels("plain PyTorch", ssd.ssd, ssd.causal_conv, ssd.layer_step, ssd.normed_product)
+PLAIN = Kernels("plain PyTorch", ssd.ssd, ssd.causal_conv, ssd.layer_step, ssd.normed_product, ssd.rms_norm)
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def kernels_for(device_type: str) -> Kernels:
         log.exception("Triton can't be used here; plain PyTorch computes in its place.")
         return PLAIN
     fused = PLAIN._replace(
-        name=triton_kernels.NAME, layer_step=triton_kernels.layer_step, product=triton_kernels.product
-    )
+        name=triton_kernels.NAME, layer_step=triton_kernels.layer_step, product=triton_kernels.product,
+        norm=triton_kernels.rms_norm,
+    )  # fmt: skip
     if not any(importlib.util.find_spec(name) for name in ("mamba_ssm", "kernels")):
         return fused
     try:

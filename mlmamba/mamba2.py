@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mlmamba.backend import kernels_for
 from mlmamba.config import ConnectorConfig, LanguageConfig
-from mlmamba.ssd import LayerWeights, Scan, rms_norm
+from mlmamba.ssd import LayerWeights, Scan
 
 
 class LayerState(NamedTuple):
@@ -30,15 +30,15 @@ def layered(tensors: Sequence[Tensor]) -> State:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight in float32; with a gate, of x * silu(gate)."""
+    """x / rms(x) * weight, computed in float32; with a gate, of x * silu(gate)."""
 
     def __init__(self, d: int, eps: float = 1e-5):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(d))
         self.eps = eps
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        return rms_norm(x, self.weight, self.eps, torch.float32, gate)
+    def forward(self, x: Tensor, gate: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        return kernels_for(x.device.type).norm(x, self.weight, self.eps, dtype, gate)
 
 
 class SelectiveScan(nn.Module):
@@ -102,10 +102,10 @@ class Mamba2Layer(nn.Module):
     ) -> tuple[Tensor, LayerState, Scan]:
         """x: (b, l, d_model) → the same shape, state, scan; `length` as above."""
         dtype = self.in_proj.weight.dtype
-        projected = self.in_proj(self.norm(x).to(dtype))  # (b, l, d_projected)
+        projected = self.in_proj(self.norm(x, dtype=dtype))  # (b, l, d_projected)
         y, state, scan = self.scan(projected, state, length)
-        y = self.gated_norm(y, projected[..., : y.shape[-1]])
-        return x + self.out_proj(y.to(dtype)), state, scan
+        y = self.gated_norm(y, projected[..., : y.shape[-1]], dtype)
+        return x + self.out_proj(y), state, scan
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
-"""One token through a Mamba-2 layer, in Triton, by three launches: two products of what was normed, and the recurrence.
+"""In Triton: the norm of a sequence by one launch, and one token through a Mamba-2 layer by three.
+
+The three are two products of what was normed, and the recurrence:
 
     projected = rms_norm(x) in_projᵀ, of which x, B and C go through the convolution's step on the way out
     y = (H C + D x) · silu(z), with H = exp(Δ A) H + Δ x Bᵀ
     x + rms_norm(y) out_projᵀ
 
 As operations of PyTorch it is 26 launches in bfloat16. The weights of a layer of the 3B model take an H200's memory
-less than 20 microseconds (81 MB at 4.3 TB/s), beside which so many launches would not be small. All is summed in
-float32, whatever dtype the weights have; nothing is differentiable.
+less than 20 microseconds (81 MB at 4.3 TB/s), beside which so many launches would not be small. And where a sequence is
+read, a norm with its gate would go over float32 seven times. All is summed in float32, whatever dtype the weights have;
+nothing is differentiable.
 """
 
 import threading
@@ -19,7 +22,7 @@ from torch import Tensor
 from mlmamba import ssd
 from mlmamba.ssd import LayerWeights
 
-NAME = "Triton steps"
+NAME = "Triton norms and steps"
 ROWS = 16  # of a head's state (p, n), in one program
 TOGETHER = 16  # sequences in one program: as many as a product on tensor cores takes at least
 # Large weights are read as fast as the memory gives them by the best of these, found out at the first product of a
@@ -125,6 +128,20 @@ def _ssd_step(projected, dt_bias, A, D, state, y, h, p, n, ROWS: tl.constexpr, C
     tl.store(y + b * h * p + channel, read * gate / (1 + tl.exp(-gate)), is_row)
 
 
+@triton.jit
+def _rms_norm(x, weight, gate, y, x_step, gate_step, d, eps, GATED: tl.constexpr, BLOCK: tl.constexpr):
+    """One program: the d channels of one place. From place to place it is x_step in x, gate_step in the gate."""
+    place = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < d
+    value = tl.load(x + place * x_step + column, inside, 0.0).to(tl.float32)
+    if GATED:
+        z = tl.load(gate + place * gate_step + column, inside, 0.0).to(tl.float32)
+        value *= z / (1 + tl.exp(-z))
+    scale = tl.rsqrt(tl.sum(value * value, 0) / d + eps)
+    tl.store(y + place * d + column, value * scale * tl.load(weight + column, inside, 0.0).to(tl.float32), inside)
+
+
 _lock = threading.Lock()  # Triton's tuner is not made for several threads
 _tuners = [
     triton.autotune(configs, key=["n", "k", "ONTO", "WIDTH"], restore_value=["conv"], cache_results=True)(_product)
@@ -166,6 +183,27 @@ def product(
     return y
 
 
+def by_place(x: Tensor) -> Tensor:
+    """(…, d) → (places, d) with channels side by side: a view, also of what is a part of wider places."""
+    flat = x.reshape(-1, x.shape[-1])
+    return flat if flat.stride(1) == 1 else flat.contiguous()
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, gate: Tensor | None = None) -> Tensor:
+    """`ssd.rms_norm` in one launch; where gradients are wanted, that itself."""
+    if torch.is_grad_enabled():
+        return ssd.rms_norm(x, weight, eps, dtype, gate)
+    d = x.shape[-1]
+    y = torch.empty(x.shape, dtype=dtype, device=x.device)
+    places, gates = by_place(x), by_place(x if gate is None else gate)
+    with torch.accelerator.device_index(x.device.index):
+        _rms_norm[(len(places),)](
+            places, weight, gates, y, places.stride(0), gates.stride(0), d, eps,
+            GATED=gate is not None, BLOCK=triton.next_power_of_2(d), num_warps=8,
+        )  # fmt: skip
+    return y
+
+
 def layer_step(x: Tensor, weights: LayerWeights, conv: Tensor, ssm: Tensor, eps: float) -> Tensor:
     """`ssd.layer_step` in three launches."""
     if not (conv.is_contiguous() and ssm.is_contiguous()):
@@ -182,9 +220,11 @@ def layer_step(x: Tensor, weights: LayerWeights, conv: Tensor, ssm: Tensor, eps:
     return product(y, weights.gated_norm, eps, weights.out_proj, onto=x)
 
 
+@torch.no_grad()
 def try_out(device_type: str) -> None:
-    """Take a step of a small layer, alone and with another. Raises what Triton raises where it can't (it wants a C
-    compiler, for instance), and ArithmeticError where plain PyTorch computes something else: compilers have erred.
+    """Take a norm, and a step of a small layer, alone and with another. Raises what Triton raises where it can't (it
+    wants a C compiler, for instance), and ArithmeticError where plain PyTorch computes something else: compilers have
+    erred.
     """
     h, p, n, d, eps = 2, 16, 16, 64, 1e-5
     channels = h * p + 2 * n
@@ -197,6 +237,8 @@ def try_out(device_type: str) -> None:
             torch.randn(b, *size, generator=draw).to(device_type) for size in ((d,), (3, channels), (h, p, n))
         )
         here, there = [(weights, conv.half(), ssm.clone(), eps) for _ in range(2)]
-        results = zip((layer_step(x, *here), *here[1:3]), (ssd.layer_step(x, *there), *there[1:3]), strict=True)
+        normed = x, weights.norm, eps, torch.float16, x
+        ours = rms_norm(*normed), layer_step(x, *here), *here[1:3]
+        results = zip(ours, (ssd.rms_norm(*normed), ssd.layer_step(x, *there), *there[1:3]), strict=True)
         if not all(torch.allclose(one.float(), other.float(), atol=0.05, rtol=0.05) for one, other in results):
             raise ArithmeticError("Triton's kernels compute something else here than plain PyTorch does.")

@@ -37,8 +37,10 @@ for start in (None, state):
     for got, expected in zip(fast.scan(*to(x, dt, A, B, C, D, start)), ssd.ssd(x, dt, A, B, C, D, start)):
         torch.testing.assert_close(got.cpu(), expected, atol=1e-3, rtol=1e-3)
 u, weight, bias = torch.randn(b, l, 24), torch.randn(24, 4), torch.randn(24)
-for start in (None, torch.randn(b, 3, 24)):
-    for got, expected in zip(fast.conv(*to(u, weight, bias, start)), ssd.causal_conv(u, weight, bias, start)):
+for start, length in ((None, None), (torch.randn(b, 3, 24), None), (torch.randn(b, 3, 24), torch.tensor(2))):
+    for got, expected in zip(
+        fast.conv(*to(u, weight, bias, start, length)), ssd.causal_conv(u, weight, bias, start, length)
+    ):
         torch.testing.assert_close(got.cpu(), expected, atol=1e-4, rtol=1e-4)
 print("same as plain PyTorch on", on)
 """

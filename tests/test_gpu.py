@@ -192,10 +192,19 @@ def test_on_a_device_that_is_not_there():
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout
 
 
+APPEARS = """
+from tests import as_cuda
+as_cuda.appear()
+as_cuda.Device().__enter__()
+from mlmamba import backend
+choose = backend.choose  # convolutions in bfloat16 would take a CPU many times as long
+backend.choose = lambda device="auto", dtype="auto": choose(device, "float32")
+"""
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory) -> Iterator[str]:
-    appears = "from tests import as_cuda; as_cuda.appear(); as_cuda.Device().__enter__()"
-    with serve("tiny", tmp_path_factory.mktemp("page") / "log", appears, "--device", "cuda") as address:
+    with serve("tiny", tmp_path_factory.mktemp("page") / "log", APPEARS, "--device", "cuda") as address:
         yield address
 
 
@@ -209,7 +218,7 @@ def test_the_page_answers_and_races_graph_against_graph(url, visit):
         page.wait_for_selector("#picture img, .notice.problem")
     ask(page, "Is there a dog?")
     assert "Yes" in page.locator(BOT).last.inner_text()
-    page.wait_for_function("() => document.body.innerText.includes('cuda · bfloat16')")
+    page.wait_for_function("() => document.body.innerText.includes('cuda · float32')")
     page.click('[role=tab]:has-text("Race")')
     page.locator('.race-view [data-at="launches"] label').filter(has_text="graph").click()
     page.get_by_text("Race now").click()

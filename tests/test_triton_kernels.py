@@ -78,6 +78,23 @@ for dtype in (torch.bfloat16, torch.float16):
             assert (got.float() - true).abs().max() < 0.1
 print("as near as plain PyTorch")
 """
+NORM = """
+# a gate is a part of wider places; the places of several sequences follow each other
+for b, l, d in ((1, 7, 72), (3, 5, 64)):
+    x, wide, across = (torch.randn(b, *size, device=on) for size in ((l, d), (l, 3 * d), (d, l)))
+    x, across, weight = 5 * x, across.mT, torch.randn(d, device=on)
+    for dtype, close in ((torch.float32, 1e-5), (torch.float16, 2e-3)):
+        for given in ((x, None), (x, wide[..., d : 2 * d]), (across, wide[..., :d]), (x.half(), across)):
+            norm = given[0], weight.to(dtype), 1e-5, dtype, given[1]
+            with torch.no_grad():
+                found = fast.rms_norm(*norm)
+            assert found.dtype == dtype and found.is_contiguous()
+            torch.testing.assert_close(found, ssd.rms_norm(*norm), atol=close, rtol=close)
+weight.requires_grad_()
+fast.rms_norm(x, weight, 1e-5, torch.float32, x).sum().backward()
+assert weight.grad is not None
+print("normed as by plain PyTorch")
+"""
 TUNED = """
 fast.TUNED_FROM, tried = 1, []
 def bench(call, quantiles):
@@ -97,12 +114,14 @@ print("tuned once, and no state moved by it")
 """
 TRIED = """
 fast.try_out(on)
-sound = fast.layer_step
-fast.layer_step = lambda x, *others: 1.2 * sound(x, *others)
-try:
-    fast.try_out(on)
-except ArithmeticError as problem:
-    print("refused:", problem)
+for name in ("layer_step", "rms_norm"):
+    sound = getattr(fast, name)
+    setattr(fast, name, lambda x, *others: 1.2 * sound(x, *others))
+    try:
+        fast.try_out(on)
+    except ArithmeticError as problem:
+        print("refused:", problem)
+    setattr(fast, name, sound)
 """
 UPDATE = """
 import contextlib, sys
@@ -131,7 +150,11 @@ WHOLE = """
 from mlmamba import backend, mamba2
 from mlmamba.bench.peers import their_mamba2
 from mlmamba.config import LanguageConfig
-fused = backend.PLAIN._replace(layer_step=fast.layer_step, product=fast.product)
+normed = []
+def norm(*given):
+    normed.append(given)
+    return fast.rms_norm(*given)
+fused = backend.PLAIN._replace(layer_step=fast.layer_step, product=fast.product, norm=norm)
 mamba2.kernels_for = lambda device_type: fused
 lm = mamba2.LanguageModel(LanguageConfig(64, 2, 104, 16, 32)).to(on).eval().requires_grad_(False)
 theirs = their_mamba2(lm).to(on)
@@ -139,6 +162,8 @@ ids = torch.randint(104, (2, 9), device=on)
 with torch.inference_mode():
     expected = theirs(ids).logits
     output = lm(lm.embed(ids[:, :4]))
+    assert len(normed) == 2 * 2 + 1
+    torch.testing.assert_close(output.logits, expected[:, :4], atol=1e-4, rtol=1e-4)
     step = lm.stepper()
     for i in range(4, 9):
         logits = step(ids[:, i : i + 1], output.state)
@@ -162,6 +187,11 @@ def compile(kernel, half, numbers, options=None, **constants):
     assert made.asm["cubin"] and made.metadata.shared <= {shared}, made.metadata
     return made
 
+numbers = "x_step", "gate_step", "d"
+for d, gated in ((2560, False), (5120, True)):
+    half = ("weight", "y", *["x", "gate"] * gated)
+    made = compile(kernels._rms_norm, half, numbers, {{"num_warps": 8}}, GATED=gated, BLOCK=triton.next_power_of_2(d))
+    assert "v4" in made.asm["ptx"]
 compile(kernels._ssd_step, (), ("h", "p", "n"), ROWS=kernels.ROWS, COLUMNS=128)
 for configs, together in ((kernels.ONE, 1), (kernels.SEVERAL, kernels.TOGETHER)):
     for config in configs if {capability} == 90 else configs[:1]:
@@ -188,7 +218,12 @@ def test_kernels_round_no_more_than_plain_pytorch():
 
 def test_kernels_that_compute_something_else_are_refused():
     done = run_check(START + TRIED)
-    assert "refused: Triton's kernels compute something else" in done.stdout, done.stderr
+    assert done.stdout.count("refused: Triton's kernels compute something else") == 2, done.stderr
+
+
+def test_a_norm_by_a_kernel_is_that_of_plain_pytorch():
+    done = run_check(START + NORM)
+    assert "normed as by plain PyTorch" in done.stdout, done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU tunes for itself")
