@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mlmamba import ssd
-from mlmamba.errors import UserError
+from mlmamba.errors import MemoryFull, UserError
 
 log = logging.getLogger(__name__)
 
@@ -152,21 +152,22 @@ def synchronize(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
+FULL = "The memory is full; clear the chat or ask in fewer words, or try again when fewer people ask."
+
+
 @contextmanager
-def within_memory(device: torch.device) -> Iterator[None]:
-    """Tell of memory that runs out as UserError, and leave the device with room for the next, smaller request."""
+def within_memory(sentence: str = FULL) -> Iterator[None]:
+    """Tell of memory that runs out as MemoryFull, and leave the device with room for the next, smaller request."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # on a CPU PyTorch raises no class of its own
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        log.error("out of memory: %s", error)
+        log.error("out of memory: %s", str(error))  # a record of the error itself would hold all that led to it
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that there was memory for
-        if device.type == "cuda":
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        raise UserError(
-            "The memory is full; clear the chat or ask in fewer words, or try again when fewer people ask."
-        ) from None
+        raise MemoryFull(sentence) from None
 
 
 def most_memory(device: torch.device) -> int | None:

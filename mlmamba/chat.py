@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,8 @@ class Conversation:
     """One picture, what was said about it, and the model's state after it.
 
     The state is carried: a later question reads its own tokens only. The state after the picture alone is kept
-    too, so that undo and retry read the words again but never the picture; only another connector does that.
+    too, so that undo and retry read the words again but never the picture; only another connector does that. Where the
+    memory runs out, conversations at rest give both up, and read all again when they go on.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class Conversation:
         self._seen: State | None = None  # after the picture
         self._state: State | None = None  # after the turns
         self._unread: list[int] = []  # ids that were said but not yet read into the state
+        self._works, self._lock = 0, threading.Lock()
 
     def use(self, connector: str) -> None:
         """Go on with another connector."""
@@ -144,8 +147,13 @@ class Conversation:
     def look(self, connector: str | None = None, answered: bool = True) -> Reading:
         """Read picture and last turn again, keeping every scan.
 
-        With answered=False, before any turn, or for a connector without weights, of the picture alone.
+        With answered=False, before any turn, or for a connector without weights, of the picture alone. Raises UserError
+        where the memory runs out.
         """
+        with self._at_work():
+            return self.model.with_room(lambda: self._look(connector, answered))
+
+    def _look(self, connector: str | None, answered: bool) -> Reading:
         model, kind = self.model, connector or self.connector
         if self._patches is None:
             self._patches = model.reader.see(self.image)
@@ -174,6 +182,27 @@ class Conversation:
             pass
         return other
 
+    def rest(self) -> bool:
+        """Give up what can be read again, unless at work: states, and what was seen. Returns whether there was any."""
+        with self._lock:
+            held = self._patches is not None or self._seen is not None or self._state is not None
+            if self._works or not held:
+                return False
+            self._patches = self._seen = self._state = None
+            return True
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """In here this conversation may hold memory, and gives nothing up."""
+        self.model.conversations[id(self)] = self
+        with self._lock:
+            self._works += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._works -= 1
+
     def undo(self) -> None:
         """Forget the last turn."""
         if self.turns:
@@ -195,7 +224,7 @@ class Conversation:
         Raises UserError for a question that can't be asked, and where the memory runs out: then nothing was said.
         """
         check_question(question)
-        with within_memory(self.model.backend.device):
+        with self._at_work(), within_memory():
             yield from self._ask(question, max_new_tokens, temperature, stop, generator)
 
     def _ask(
@@ -209,7 +238,7 @@ class Conversation:
         model, tokenizer = self.model, self.model.chat_tokenizer
         timings, start = Timings(), time.perf_counter()
         prompt = tokenizer.prompt(question, first=not self.turns)
-        output = self._read(prompt, timings)
+        output = self.model.with_room(lambda: self._read(prompt, timings))
         wish = Wish(max_new_tokens, model.config.end_of_turn, model.config.vocab_words, temperature, generator, stop)
         decoding = model.decoder.start(output, wish)
         answer: list[int] = []

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -157,7 +157,7 @@ class LanguageModel(nn.Module):
             x, layer_state, scan = layer(x, state[i] if state else None, length)
             states.append(layer_state)
             if i in scans:
-                kept[i] = scan
+                kept[i] = replace(scan, gate=scan.gate.clone())  # a view would keep all that was projected
         hidden = self.norm_f(x)
         last = hidden[:, -1:] if length is None else hidden.index_select(1, length.view(1) - 1)
         logits = self.head(last if last_only else hidden)

@@ -1,7 +1,9 @@
 """ML-Mamba, the figure of the paper: vision towers → scan connector → projector → Mamba-2 language model."""
 
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -14,12 +16,14 @@ from mlmamba.chat import ChatTokenizer, Conversation, check_question
 from mlmamba.config import LanguageConfig, MLMambaConfig, TransformerConfig
 from mlmamba.connector import Connector
 from mlmamba.decoding import Alone, Decoder, Together
-from mlmamba.errors import UserError
+from mlmamba.errors import MemoryFull, UserError
 from mlmamba.images import ImageSource, open_image
 from mlmamba.mamba2 import LanguageModel
 from mlmamba.reading import FixedReader, Reader
 from mlmamba.transformer import Transformer
 from mlmamba.vision import Vision
+
+Found = TypeVar("Found")
 
 
 class MLMamba(nn.Module):
@@ -39,6 +43,7 @@ class MLMamba(nn.Module):
         self.reader = Reader(self)
         self.decoder: Decoder = Alone(self.language_model)
         self.backend = backend.choose("cpu")
+        self.conversations: weakref.WeakValueDictionary[int, Conversation] = weakref.WeakValueDictionary()  # by id()
         object.__setattr__(self, "vision", vision)  # past nn.Module: not a part of the weights
 
     def forward(self, pixels: Tensor, ids: Tensor, kind: str | None = None) -> Tensor:
@@ -120,6 +125,21 @@ class MLMamba(nn.Module):
             for _ in range(2):
                 for _ in conversation.ask("?", max_new_tokens=4):
                     pass
+
+    def with_room(self, compute: Callable[[], Found]) -> Found:
+        """What `compute` gives. Where the memory runs out, conversations at rest make room, and it is tried once more.
+
+        Raises MemoryFull where that isn't enough.
+        """
+        try:
+            with backend.within_memory():
+                return compute()
+        except MemoryFull:
+            others = [ref() for ref in self.conversations.valuerefs()]
+            if not sum([other.rest() for other in others if other is not None]):
+                raise
+        with backend.within_memory():
+            return compute()
 
     def check_connector(self, kind: str | None) -> str:
         """The connector to use; the first that has weights by default. Raises UserError for one without."""

@@ -17,6 +17,7 @@ import gradio as gr
 from PIL import Image
 
 import mlmamba
+from mlmamba.backend import within_memory
 from mlmamba.bench import machine, results, rivals, scaling
 from mlmamba.bench import race as racing
 from mlmamba.bench.runners import OurRunner, Runner
@@ -29,6 +30,7 @@ from visualize.component import RaceView, asked, failure, news, number_of, reply
 TOKENS = (32, 64, 128)
 CONTEXTS = (None, 1024, 4096)  # None: the picture and the question alone
 THUMB = 320  # pixels: longest side of the picture beside a verdict
+FULL = "The memory is too small for both sides at once; race after fewer tokens, or see a recorded run."
 FAILED = "The server failed at measuring this; its log says why."
 FILES = {(EXAMPLES_DIR / example["file"]).stem: example for example in EXAMPLES}
 log = logging.getLogger("mlmamba.page")
@@ -100,7 +102,7 @@ class Race:
         if not isinstance(model, mlmamba.MLMamba):  # it is in replicas, or its GPU is lent
             raise UserError("A race needs the model beside the page, and here it runs elsewhere; see a recorded run.")
         if name not in self.rivals:
-            self.rivals[name] = rivals.find(model)
+            self.rivals[name] = model.with_room(lambda: rivals.find(model))
         ours = OurRunner(model, f"ML-Mamba {model.config.name}", connector)
         return ours.launched(graph), self.rivals[name].launched(graph)
 
@@ -170,7 +172,7 @@ class Race:
         """What a run tells, as values of the view, its result last; nothing more once it has been stopped."""
         stop, finished = self._stop(event, session), False
         try:
-            with closing(in_time(run(stop), MEASURE_S, TOO_LONG)) as messages:
+            with within_memory(FULL), closing(in_time(run(stop), MEASURE_S, TOO_LONG)) as messages:
                 for message in messages:
                     if stop.is_set():
                         return

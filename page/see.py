@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 from anyio import to_thread
 
+from mlmamba.backend import within_memory
 from mlmamba.errors import UserError
 from page.chat import EXAMPLES, EXAMPLES_DIR, Chat
 from page.sessions import Session
@@ -164,7 +165,8 @@ class See:
     def _reply(self, event: gr.EventData, session: Session, content: Callable[[], dict]) -> dict:
         """The content, or one sentence on why there is none, and which picture and answer are current now."""
         try:
-            value = reply(event, content())
+            with within_memory():
+                value = reply(event, content())
         except UserError as problem:
             value = failure(event, str(problem))
         except Exception:

@@ -1,5 +1,6 @@
 """Talking with the embedded model: the state that is carried, prompts, and what a caller may get wrong."""
 
+import gc
 import itertools
 import threading
 import weakref
@@ -222,6 +223,7 @@ def test_memory_that_runs_out_is_told_and_the_next_question_is_answered(
     model, picture, monkeypatch, fault, seats, after
 ):
     """While the picture is read or in mid-answer, decoding alone or with others; what the failed pass held is freed."""
+    gc.collect()  # nobody else is there to make room
     expected = model.chat(picture, "Is there a dog?")
     lm, held = model.language_model, []
     passes = itertools.count()
@@ -254,6 +256,45 @@ def test_memory_that_runs_out_is_told_and_the_next_question_is_answered(
     assert "".join(conversation.ask("Is there a dog?")) == expected
     if seats:
         decoder.close()
+
+
+def test_conversations_at_rest_make_room(model, monkeypatch):
+    """In a memory for three pictures, six visitors talk by turns and look, and hear what they would hear alone."""
+    gc.collect()
+    colours = ("red", "green", "blue", "white", "black", "yellow")
+    pictures = [Image.new("RGB", (60, 40), colour) for colour in colours]
+    questions = "Is there a dog?", "What can you see?", "Is it red?"
+
+    def said(picture: Image.Image) -> list[str]:
+        alone = model.start(picture)
+        return ["".join(alone.ask(question)) for question in questions]
+
+    expected = [said(picture) for picture in pictures]
+    looked = model.start(pictures[0], history=[(questions[0], expected[0][0])]).look()
+    talks = [model.start(picture) for picture in pictures]
+    forward, refused = model.language_model.forward, []
+
+    def in_small_memory(*given, **how):
+        if sum(talk._seen is not None for talk in talks) >= 3:
+            refused.append(given)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(*given, **how)
+
+    monkeypatch.setattr(model.language_model, "forward", in_small_memory)
+    for turn, question in enumerate(questions):
+        for talk, answers in zip(talks, expected, strict=True):
+            assert "".join(talk.ask(question)) == answers[turn]
+    talking = talks[1].ask(questions[0])
+    next(talking)  # in mid-answer, one gives nothing up
+    assert not talks[1].rest() and talks[1]._seen is not None
+    talking.close()
+    talks[0].turns = [(questions[0], expected[0][0])]
+    for ours, theirs in zip(talks[0].look().language, looked.language, strict=True):
+        assert torch.equal(ours.dt, theirs.dt)
+    assert len(refused) > 6 and talks[1].rest() and talks[1]._state is None and not talks[1].rest()
+    talks.clear()
+    del talk, talking
+    assert not model.conversations  # whoever is gone holds nothing
 
 
 def test_another_fault_is_not_taken_for_one_of_memory(model, picture, monkeypatch):

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 import mlmamba
 from mlmamba import UserError, hub, untrained, weights
 from mlmamba.config import ConnectorConfig, LanguageConfig, MLMambaConfig, VisionConfig
+from mlmamba.reading import BLOCK
 from mlmamba.vision import Vision
 
 ROOT = Path(__file__).parents[1]
@@ -96,7 +97,10 @@ class Held(TorchDispatchMode):
 
 
 def test_tensors_of_the_full_size_fit_a_card_of_12_gb():
-    """In bfloat16, with towers and eight seats: counted on tensors without numbers. CUDA itself takes more."""
+    """In bfloat16, with towers and eight seats: counted on tensors without numbers. CUDA itself takes more.
+
+    Four graphs that read keep what they need while they run, and then somebody looks at what an answer saw.
+    """
     config = untrained.PUBLISHED
     with torch.device("meta"), torch.no_grad(), Held() as held:
         model = mlmamba.MLMamba(config).bfloat16()
@@ -105,10 +109,24 @@ def test_tensors_of_the_full_size_fit_a_card_of_12_gb():
         weights = held.now
         reader = model.language_model
         steps = reader.empty(8), torch.zeros(2, 8, config.vocab_words), reader.stepper()
-        held.most = held.now
-        features = model.connector(towers(torch.zeros(1, 3, 384, 384)), towers.grid).features
-        reader(torch.cat([features, reader.embed(torch.zeros(1, 20, dtype=torch.long))], 1), last_only=True)
-    assert steps and 7.1e9 < weights < 7.2e9 and held.most < 9.5e9
+        words, length = reader.embed(torch.zeros(1, BLOCK, dtype=torch.long)), torch.tensor(20)
+        kept = []
+
+        def most(compute):
+            held.most = before = held.now
+            result = compute()
+            kept.append(held.most - before)
+            return result
+
+        patches = most(lambda: towers(torch.zeros(1, 3, 384, 384)))
+        features = most(lambda: model.connector(patches, towers.grid).features)
+        state = most(lambda: reader(features, last_only=True)).state
+        answered = most(lambda: reader(words, state, last_only=True, length=length)).state
+        both, layers = torch.cat([features, words], 1), tuple(range(config.language.n_layers))
+        most(lambda: reader(both, scans=layers, last_only=True))
+    assert steps and answered and 7.1e9 < weights < 7.2e9
+    assert weights + 1.3e9 < held.now < weights + 1.8e9  # seats, and a conversation
+    assert held.now + sum(kept) < 12 * 2**30 - 1e9
 
 
 def test_it_is_converted_once_and_answers(written, monkeypatch):

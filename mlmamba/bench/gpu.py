@@ -71,7 +71,7 @@ def run(
             row = {"side": name, "batch": batch, "context": context, "decode_s": None}
             row["limit_s"] = traffic(read, batch, context) / bandwidth
             try:
-                with within_memory(model.backend.device):
+                with within_memory():
                     row["decode_s"] = spread(times(batch, context))
             except UserError:
                 pass  # the row says so
