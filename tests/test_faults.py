@@ -27,6 +27,13 @@ def failing(*chances):
         raise getattr(builtins, fault.read_text())("it broke")
     return choose(*chances)
 decoding.choose = failing
+import visualize.trace as trace
+replay = trace.replay
+def failing_too(scans):
+    if pathlib.Path({flag!r}).exists():
+        raise getattr(builtins, pathlib.Path({flag!r}).read_text())("it broke")
+    return replay(scans)
+trace.replay = failing_too
 """
 
 
@@ -102,3 +109,24 @@ def test_a_model_that_fails_in_mid_answer(browser, failing, expect, fault, sente
         assert page.locator(BOT).count() == 1
         page.close()
     assert logged in log.read_text() and "quokka" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"), [("RuntimeError", "The server failed at this"), ("MemoryError", "memory is full")]
+)
+def test_a_look_that_fails(browser, failing, expect, fault, sentence):
+    url, _, file = failing
+    page = browser.new_page()
+    page.set_default_timeout(TIMEOUT_MS)
+    page.goto(url)
+    give(page, MEADOW)
+    file.write_text(fault)
+    page.click('[role=tab]:has-text("See the scan")')
+    notice = page.locator('.scan-view [data-at="notice"]')
+    expect(notice).to_contain_text(sentence)
+    file.unlink()
+    page.locator('.scan-view [data-at="notice-close"]').click()
+    page.locator('.scan-view [data-at="kinds"] label').filter(has_text="CSM").click()
+    page.wait_for_selector('.scan-view[aria-busy="false"]')
+    expect(notice).to_be_hidden()
+    page.close()
