@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,8 @@ def choose(device: str = "auto", dtype: str | torch.dtype = "auto") -> Backend:
         if dtype not in named:
             raise UserError(f'There is no dtype "{dtype}"; use "auto", {", ".join(named)}.')
         dtype = named[dtype]
+    if chosen.type == "cuda" and dtype == torch.float32:
+        torch.backends.cudnn.allow_tf32 = False  # else convolutions would have 10 bits of it
     return Backend(chosen, dtype, kernels_for(chosen.type).name)
 
 
@@ -104,6 +107,9 @@ def kernels_for(device_type: str) -> Kernels:
     return fused._replace(name=name, scan=cuda_kernels.scan, conv=cuda_kernels.conv)
 
 
+_recording = threading.Lock()  # CUDA can record one graph at a time
+
+
 def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """`step` made ready to be done again and again, on tensors that stay where they are. It is done a few times.
 
@@ -111,19 +117,23 @@ def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], Non
     """
     if device.type != "cuda":
         return step
-    try:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(3):
+    with _recording:
+        try:
+            stream = torch.cuda.current_stream()
+            aside = torch.cuda.Stream()
+            aside.wait_stream(stream)
+            with torch.cuda.stream(aside):
+                for _ in range(3):
+                    step()
+            stream.wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may compute meanwhile
                 step()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may compute meanwhile
-            step()
-    except RuntimeError:
-        log.exception("No CUDA graph can be recorded; kernels are launched one by one.")
-        return step
+        except RuntimeError:
+            log.exception("No CUDA graph can be recorded; kernels are launched one by one.")
+            if torch.cuda.is_available():
+                torch.cuda.set_stream(stream)  # a recording that fails may not have come back to it
+            return step
     return graph.replay
 
 
@@ -147,8 +157,10 @@ def copies(source: Sequence[Tensor]) -> list[Tensor]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given, so that a clock read now is true."""
-    if device.type != "cpu":
+    """Wait until the device has done what it was given here, so that a clock read now is true."""
+    if device.type == "cuda":
+        torch.cuda.current_stream().synchronize()  # of the whole device it would break a recording elsewhere
+    elif device.type != "cpu":
         getattr(torch, device.type).synchronize()
 
 

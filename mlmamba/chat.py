@@ -239,6 +239,9 @@ class Conversation:
         timings, start = Timings(), time.perf_counter()
         prompt = tokenizer.prompt(question, first=not self.turns)
         output = self.model.with_room(lambda: self._read(prompt, timings))
+        if temperature > 0 and generator is None:  # PyTorch's own is of no use while a graph is recorded elsewhere
+            seed = int(torch.randint(2**62, ()))
+            generator = torch.Generator(model.backend.device).manual_seed(seed)
         wish = Wish(max_new_tokens, model.config.end_of_turn, model.config.vocab_words, temperature, generator, stop)
         decoding = model.decoder.start(output, wish)
         answer: list[int] = []

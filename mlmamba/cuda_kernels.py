@@ -6,7 +6,9 @@ on a Space nothing can be compiled. Without either the import fails.
 
 import importlib.util
 import logging
+import os
 import sys
+import threading
 from types import ModuleType
 
 import torch
@@ -16,6 +18,7 @@ from mlmamba import ssd
 
 PREBUILT = {"mamba-ssm": ("kernels-community/mamba-ssm", 2), "causal-conv1d": ("kernels-community/causal-conv1d", 1)}
 log = logging.getLogger(__name__)
+os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")  # else products of float32 would have 10 bits of it
 
 
 def fetched(name: str) -> ModuleType:
@@ -46,26 +49,30 @@ else:
     NAME = "mamba-ssm" + (" + causal-conv1d" if causal_conv1d_fn else "") + ", prebuilt"
 
 CHUNK = 256
+_lock = threading.Lock()  # Triton's tuners are not made for several threads
 
 
 def scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """`ssd.ssd` by Triton's chunked scan."""
-    y, state = mamba_chunk_scan_combined(
-        x, dt, A, B[:, :, None], C[:, :, None], CHUNK, D=D, initial_states=state, return_final_states=True
-    )
+    with _lock:
+        y, state = mamba_chunk_scan_combined(
+            x, dt, A, B[:, :, None], C[:, :, None], CHUNK, D=D, initial_states=state, return_final_states=True
+        )
     return y, state.float()
 
 
 def conv(
     x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None = None, length: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`ssd.causal_conv` by causal-conv1d where it is installed."""
-    if causal_conv1d_fn is None or x.shape[1] == 1:
+    """`ssd.causal_conv` by causal-conv1d, where it is installed and takes such sizes."""
+    if causal_conv1d_fn is None or x.shape[1] == 1 or x.shape[2] % 8:
         return ssd.causal_conv(x, weight, bias, state, length)
     width = weight.shape[-1]
     before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.to(x.dtype)
+    if x.stride(0) % 8 or x.stride(1) % 8:
+        x = x.contiguous()
     y = causal_conv1d_fn(x.mT, weight, bias, initial_states=before.mT, activation="silu").mT
     recent = x[:, 1 - width :] if length is None else x
     return y, ssd.last_inputs(torch.cat([before, recent], dim=1), width - 1, length)

@@ -12,6 +12,7 @@ on the same memory, CUDA can do it as one graph.
 """
 
 import atexit
+import logging
 import queue
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from mlmamba import backend
 from mlmamba.mamba2 import LanguageModel, LanguageOutput, State, layered
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def choose(logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
 class Decoding(Protocol):
     """One answer on its way."""
 
-    state: Any
+    state: Any  # after it, None if that could not be kept
 
     def __iter__(self) -> Iterator[int]: ...
 
@@ -180,7 +183,7 @@ class Together:
         return seat
 
     def close(self) -> None:
-        """End the thread once nobody is there; waits a moment for it."""
+        """End the thread; who still sits there is told. Waits a moment for it."""
         atexit.unregister(self.close)
         self.arrivals.put(None)
         self.thread.join(5)
@@ -193,15 +196,20 @@ class Together:
             while waiting or not self.arrivals.empty():
                 arriving = self.arrivals.get()
                 if arriving is None:
+                    self._end(RuntimeError("The decoder was closed."))
                     return
                 self._welcome(arriving)
                 waiting = not any(self.seats)
             try:
                 self._step()
             except Exception as fault:
-                for number, seat in enumerate(self.seats):
-                    if seat:
-                        self._leave(number, seat, fault)
+                self._end(fault)
+
+    def _end(self, fault: Exception) -> None:
+        """Let all who are there leave with a fault."""
+        for number, seat in enumerate(self.seats):
+            if seat:
+                self._leave(number, seat, fault)
 
     def _welcome(self, seat: "Seat") -> None:
         """Say the first token, which the prompt's own reading has chosen, and take a seat if more is to come."""
@@ -234,9 +242,21 @@ class Together:
                 self._leave(number, seat)
 
     def _leave(self, number: int, seat: "Seat", fault: Exception | None = None) -> None:
-        """Give the seat's state back, and clear it."""
-        seat.leave(self.steps.taken(number), fault)
-        self.steps.clear(number)
+        """Give the seat's state back, and clear it. Where there is no memory for a copy, there is no state.
+
+        Raises nothing: whoever waits for this thread would wait forever.
+        """
+        state = None
+        try:
+            if fault is None:
+                state = self.steps.taken(number)
+        except Exception as full:
+            log.warning("A state is given up: %s", full)
+        try:
+            self.steps.clear(number)
+        except Exception as broken:
+            fault = fault or broken
+        seat.leave(state, fault)
         self.seats[number] = None
         self.room.release()
 

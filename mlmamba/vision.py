@@ -63,11 +63,13 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)  # (3, 1, 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Normalise":
+        before = self.mean, self.std
         super()._apply(fn, recurse)
+        device, (mean, std) = self.mean.device, self.constants
         # follow the device but stay in float32: in bfloat16 the constants would be off by up to 0.2 %
-        mean, std = self.constants
-        self.mean = torch.tensor(mean, device=self.mean.device)[:, None, None]
-        self.std = torch.tensor(std, device=self.std.device)[:, None, None]
+        self.mean, self.std = (torch.tensor(each, device=device)[:, None, None] for each in (mean, std))
+        if before[0].device == device:  # stay in place, too: a graph may have been recorded on them
+            self.mean, self.std = before
         return self
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -308,7 +308,7 @@ def test_full_size_is_measured_beside_what_the_memory_allows(small):
     assert "Ready for 8 users after 1 s; the first question was answered in 1 s." in table
     held = told | {"start": told["start"] | {"memory": 9 * 10**9}}
     assert "with 9.0 GB of memory at most." in command.gpu_table(held)
-    assert "out of memory" in command.gpu_table(told | {"rows": [ours | {"decode_s": None}]})
+    assert "| it broke |" in command.gpu_table(told | {"rows": [ours | {"decode_s": None, "failed": "it broke"}]})
     layers = small[0].config.language.n_layers
     products = next(each for each in told["profile"] if each["kernel"] in ("aten::mm", "aten::addmm"))
     assert products["times"] == 2 * layers + 1  # two a layer, and the head
@@ -442,6 +442,16 @@ def test_the_tiny_models_rival_is_its_trained_twin():
     }
     for question, right in asked.items():
         assert twin.chat(examples / "meadow.jpg", question).lower().startswith(right), question
+
+
+def test_a_rival_that_shares_the_towers_moves_nothing_of_them(small):
+    """A graph may have been recorded on where their tensors lie."""
+    towers = small[0].towers
+    tensors = [*towers.parameters(), *towers.buffers()]
+    assert tensors
+    rivals.same_shape(small[0])
+    for before, after in zip(tensors, [*towers.parameters(), *towers.buffers()], strict=True):
+        assert before.data_ptr() == after.data_ptr()
 
 
 def test_a_rival_of_the_same_shape_has_as_many_parameters():

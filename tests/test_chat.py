@@ -139,6 +139,19 @@ def test_temperature_draws_from_the_generator_given(model, picture):
     assert len({drawn(seed) for seed in range(5)}) > 1
 
 
+def test_without_a_generator_it_draws_from_one_of_its_own(model, picture, monkeypatch):
+    """Begun by PyTorch's, which may not draw while a graph is recorded."""
+    wishes, start = [], model.decoder.start
+    monkeypatch.setattr(model.decoder, "start", lambda output, wish: wishes.append(wish) or start(output, wish))
+
+    def drawn(seed: int) -> str:
+        torch.manual_seed(seed)
+        return "".join(model.start(picture).ask("Describe the picture.", temperature=3.0))
+
+    assert drawn(1) == drawn(1) and len({drawn(seed) for seed in range(5)}) > 1
+    assert all(wish.generator not in (None, torch.default_generator) for wish in wishes)
+
+
 @pytest.mark.parametrize("question", ["", "  \n ", "x" * (MAX_QUESTION + 1)])
 def test_a_question_that_cannot_be_asked_is_one_sentence(model, picture, question):
     with pytest.raises(UserError):

@@ -307,6 +307,48 @@ def test_a_process_that_served_ends_in_peace():
     assert done.returncode == 0 and done.stdout.strip() and not done.stderr, done.stderr
 
 
+def test_a_state_that_cannot_be_kept_is_given_up(lm, together, monkeypatch, caplog):
+    """The answer is whole, and the next one too."""
+    (output,) = prompts(lm, 1)
+
+    def full(seat: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    expected = list(Alone(lm).start(output, wish(9)))
+    with monkeypatch.context() as small:
+        small.setattr(together.steps, "taken", full)
+        decoding = together.start(output, wish(9))
+        assert list(decoding) == expected and decoding.end() == [] and decoding.state is None
+    assert "given up" in caplog.text
+    again = together.start(output, wish(9))
+    assert list(again) == expected and again.end() == [] and again.state is not None
+
+
+def test_a_seat_that_cannot_be_cleared_keeps_nobody_waiting(lm, together, monkeypatch):
+    outputs = prompts(lm, 2)
+
+    def broken(*_) -> None:
+        raise RuntimeError("an illegal memory access")
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr(together.steps, "clear", broken)
+        faulty.setattr(together.steps, "advance", broken)
+        for _ in range(5):  # more than there are seats
+            with pytest.raises(RuntimeError, match="illegal"):
+                list(together.start(outputs[0], wish(9)))
+    assert list(together.start(outputs[1], wish(9))) == list(Alone(lm).start(outputs[1], wish(9)))
+
+
+def test_who_still_sits_there_is_told_of_the_end(lm):
+    decoder = Together(lm, seats=2, words=97)
+    decoding = iter(decoder.start(prompts(lm, 1)[0], wish(10**6)))
+    next(decoding)
+    decoder.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        list(decoding)
+    assert not decoder.thread.is_alive()
+
+
 def test_nothing_of_a_visitor_stays_in_a_seat(lm, together):
     (output,) = prompts(lm, 1)
     assert len(list(together.start(output, wish(4)))) == 4

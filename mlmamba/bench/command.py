@@ -178,7 +178,7 @@ def gpu_table(told: dict[str, Any]) -> str:
     for row in told["rows"]:
         seconds, per = row["decode_s"], [row["side"], row["batch"], f"{row['context']:,}"]
         if seconds is None:
-            rows.append([*per, "out of memory", "", ""])
+            rows.append([*per, row["failed"], "", ""])
             continue
         users = digits(row["batch"] / seconds["median"])
         rows.append([*per, spread(seconds, 1e3, "ms"), users, f"{row['limit_s'] / seconds['median']:.2f}"])

@@ -7,6 +7,7 @@ carried from token to token (read and written by Mamba-2, read by a Transformer)
 """
 
 import importlib.util
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from mlmamba.bench.laps import Clock, lap, spread
 from mlmamba.bench.peers import NAMES
 from mlmamba.bench.runners import OurRunner
 from mlmamba.decoding import Steps
-from mlmamba.errors import UserError
+from mlmamba.errors import MemoryFull
 from mlmamba.images import ImageSource, open_image
 from mlmamba.mamba2 import LanguageModel
 from mlmamba.model import MLMamba
@@ -33,6 +34,7 @@ STEPS = 64  # tokens at a time
 SEATS = 8  # as a page has on a GPU
 COPIED = 1 << 30  # bytes
 KERNELS = 12  # of a profile
+log = logging.getLogger(__name__)
 Times = Callable[[int, int], list[float]]  # batch, context → seconds a token, of each repeat
 
 
@@ -44,7 +46,7 @@ def run(
     """Messages {"type": "progress", …}, and at the end {"type": "result", "gpu": {…}}.
 
     start: see `started`. copy_bytes_s: of a copy on the device, both what is read and what is written. rows: of a side
-    at a batch and a context, seconds of a token for each of the batch: decode_s (None where memory ran out) and
+    at a batch and a context, seconds of a token for each of the batch: decode_s (None where it "failed") and
     limit_s. first_eager_s: from the picture to the first token, read kernel by kernel. profile: see `profile`, of the
     first row.
     """
@@ -61,20 +63,24 @@ def run(
         ("Transformer of this shape, eager", transformer, partial(measure, transformer, eager)),
     ]
     if importlib.util.find_spec("mamba_ssm"):
-        sides.append(("mamba_ssm, graph", reader, partial(generated, mamba_ssm_model(reader), **timing)))
+        theirs = mamba_ssm_model(reader)
+        sides.append(("mamba_ssm, graph", theirs, partial(generated, theirs, **timing)))
     rows: list[dict[str, Any]] = []
     points = [(batch, context) for batch in batches for context in contexts]
     for name, read, times in sides:
         for batch, context in points:
             what = f"{name}, {batch} at {context:,}"
             yield {"type": "progress", "done": len(rows), "of": len(points) * len(sides), "what": what}
-            row = {"side": name, "batch": batch, "context": context, "decode_s": None}
+            row = {"side": name, "batch": batch, "context": context, "decode_s": None, "failed": None}
             row["limit_s"] = traffic(read, batch, context) / bandwidth
             try:
                 with within_memory():
                     row["decode_s"] = spread(times(batch, context))
-            except UserError:
-                pass  # the row says so
+            except MemoryFull:
+                row["failed"] = "out of memory"
+            except Exception as problem:  # one side's fault takes nothing from the others
+                log.exception("%s", what)
+                row["failed"] = f"failed: {type(problem).__name__}"
             rows.append(row)
     runner, picture = OurRunner(model, model.config.name), open_image(image)
     prompt = runner.prompt(question, None)
@@ -123,6 +129,10 @@ def traffic(reader: nn.Module, batch: int, context: int) -> int:
         return weights + 2 * LanguageModel.state_bytes(reader.empty(batch))
     config: Any = reader.config
     element = next(reader.parameters()).element_size()
+    allocate: Any = getattr(reader, "allocate_inference_cache", None)
+    if allocate:  # mamba_ssm's, whose state has the dtype of its weights where ours is float32
+        carried = allocate(batch, 1, dtype=next(reader.parameters()).dtype)
+        return weights + 2 * sum(tensor.nbytes for layer in carried.values() for tensor in layer)
     return weights + batch * context * 2 * config.n_layers * config.d_model * element
 
 
