@@ -13,6 +13,7 @@ nothing is differentiable.
 """
 
 import threading
+from typing import Any
 
 import torch
 import triton
@@ -144,7 +145,7 @@ def _rms_norm(x, weight, gate, y, x_step, gate_step, d, eps, GATED: tl.constexpr
 
 _lock = threading.Lock()  # Triton's tuner is not made for several threads
 _tuners = [
-    triton.autotune(configs, key=["n", "k", "ONTO", "WIDTH"], restore_value=["conv"], cache_results=True)(_product)
+    triton.autotune(configs, key=["n", "k", "ONTO", "WIDTH"], cache_results=True)(_product)
     for configs in (ONE, SEVERAL)
 ]
 _best: dict[tuple, triton.Config] = {}
@@ -161,25 +162,28 @@ def product(
     b, k = x.shape
     n = weight.shape[0]
     y = x.new_empty(b, n)
-    first, *convolving = convolution or (0, x, x, x)
-    width, channels = convolving[0].shape if convolution else (0, 0)
-    given = x, norm, weight, y, x if onto is None else onto, *convolving, b, n, k, first, channels, eps
+    first, conv_weight, conv_bias, conv = convolution or (0, x, x, x)
+    width, channels = conv_weight.shape if convolution else (0, 0)
     several = b > 1 and weight.dtype != torch.float32
     kinds = {"ONTO": onto is not None, "WIDTH": width, "BLOCK_B": TOGETHER if several else 1}
 
     def grid(sizes: dict[str, int]) -> tuple[int, int]:
         return triton.cdiv(n, sizes["BLOCK_N"]), triton.cdiv(b, sizes["BLOCK_B"])
 
+    def launch(kernel: Any, state: Tensor, **sizes: Any) -> None:
+        kernel[grid](
+            x, norm, weight, y, x if onto is None else onto, conv_weight, conv_bias, state, b, n, k, first, channels,
+            eps, **kinds, **sizes,
+        )  # fmt: skip
+
     key = n, k, weight.dtype, x.device, *kinds.values()
     config = _best.get(key) if weight.numel() >= TUNED_FROM else (SEVERAL if several else ONE)[0]
     with torch.accelerator.device_index(x.device.index):
-        if config:
-            _product[grid](*given, **kinds, **config.all_kwargs())
-        else:
+        if config is None:
             with _lock:
-                tuner = _tuners[several]
-                tuner[grid](*given, **kinds)
-                _best[key] = tuner.best_config
+                launch(_tuners[several], conv.clone())  # a copy, over which all that are tried may write
+                config = _best[key] = _tuners[several].best_config
+        launch(_product, conv, **config.all_kwargs())
     return y
 
 
