@@ -107,7 +107,10 @@ def kernels_for(device_type: str) -> Kernels:
     return fused._replace(name=name, scan=cuda_kernels.scan, conv=cuda_kernels.conv)
 
 
-_recording = threading.Lock()  # CUDA can record one graph at a time
+# Held by who records a graph, of which CUDA can do one at a time, and by who does what a recording elsewhere can't
+# bear: tune kernels (which waits for the whole device), or draw from PyTorch's own generator.
+undisturbed = threading.RLock()
+FULL_TOO = "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED"  # of no class of their own
 
 
 def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
@@ -117,7 +120,7 @@ def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], Non
     """
     if device.type != "cuda":
         return step
-    with _recording:
+    with undisturbed:
         try:
             stream = torch.cuda.current_stream()
             aside = torch.cuda.Stream()
@@ -172,8 +175,9 @@ def within_memory(sentence: str = FULL) -> Iterator[None]:
     """Tell of memory that runs out as MemoryFull, and leave the device with room for the next, smaller request."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # on a CPU PyTorch raises no class of its own
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        classed = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not classed and not any(told in str(error) for told in FULL_TOO):
             raise
         log.error("out of memory: %s", str(error))  # a record of the error itself would hold all that led to it
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that there was memory for

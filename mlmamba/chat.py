@@ -3,10 +3,11 @@
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from PIL import Image
@@ -16,7 +17,7 @@ from torch import Tensor
 from mlmamba.backend import synchronize, within_memory
 from mlmamba.connector import ConnectorOutput
 from mlmamba.decoding import Wish
-from mlmamba.errors import UserError
+from mlmamba.errors import MemoryFull, UserError
 from mlmamba.mamba2 import LanguageOutput, State
 from mlmamba.ssd import Scan
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mlmamba.model import MLMamba
 
 MAX_QUESTION = 2000  # characters
+Found = TypeVar("Found")
 
 
 class ChatTokenizer:
@@ -107,6 +109,36 @@ class Timings:
         return self.decode_tokens / self.decode_s if self.decode_s else 0.0
 
 
+_holding: "weakref.WeakValueDictionary[int, Conversation]" = weakref.WeakValueDictionary()  # who may hold memory
+_making_room, _rooms = threading.Lock(), 0
+
+
+def make_room() -> bool:
+    """Conversations at rest, of all models, give up what they can read again. Returns whether there was any."""
+    global _rooms
+    with _making_room:
+        others = [ref() for ref in _holding.valuerefs()]
+        made = sum([other.rest() for other in others if other is not None]) > 0
+        _rooms += made
+        return made
+
+
+def with_room(compute: Callable[[], Found]) -> Found:
+    """What `compute` gives. Where the memory runs out, conversations at rest make room, and it is tried once more.
+
+    Raises MemoryFull where that isn't enough.
+    """
+    before = _rooms
+    try:
+        with within_memory():
+            return compute()
+    except MemoryFull:
+        if not make_room() and _rooms == before:  # nor was room made for somebody else meanwhile
+            raise
+    with within_memory():
+        return compute()
+
+
 class Conversation:
     """One picture, what was said about it, and the model's state after it.
 
@@ -151,7 +183,7 @@ class Conversation:
         where the memory runs out.
         """
         with self._at_work():
-            return self.model.with_room(lambda: self._look(connector, answered))
+            return with_room(lambda: self._look(connector, answered))
 
     def _look(self, connector: str | None, answered: bool) -> Reading:
         model, kind = self.model, connector or self.connector
@@ -194,7 +226,7 @@ class Conversation:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """In here this conversation may hold memory, and gives nothing up."""
-        self.model.conversations[id(self)] = self
+        _holding[id(self)] = self
         with self._lock:
             self._works += 1
         try:
@@ -238,12 +270,13 @@ class Conversation:
         model, tokenizer = self.model, self.model.chat_tokenizer
         timings, start = Timings(), time.perf_counter()
         prompt = tokenizer.prompt(question, first=not self.turns)
-        output = self.model.with_room(lambda: self._read(prompt, timings))
+        output = with_room(lambda: self._read(prompt, timings))
         if temperature > 0 and generator is None:  # PyTorch's own is of no use while a graph is recorded elsewhere
             seed = int(torch.randint(2**62, ()))
             generator = torch.Generator(model.backend.device).manual_seed(seed)
         wish = Wish(max_new_tokens, model.config.end_of_turn, model.config.vocab_words, temperature, generator, stop)
         decoding = model.decoder.start(output, wish)
+        del output  # its state would be held beside the seat's
         answer: list[int] = []
         text, before = "", 0.0
         try:

@@ -8,13 +8,13 @@ import importlib.util
 import logging
 import os
 import sys
-import threading
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from mlmamba import ssd
+from mlmamba.backend import undisturbed
 
 PREBUILT = {"mamba-ssm": ("kernels-community/mamba-ssm", 2), "causal-conv1d": ("kernels-community/causal-conv1d", 1)}
 log = logging.getLogger(__name__)
@@ -49,14 +49,13 @@ else:
     NAME = "mamba-ssm" + (" + causal-conv1d" if causal_conv1d_fn else "") + ", prebuilt"
 
 CHUNK = 256
-_lock = threading.Lock()  # Triton's tuners are not made for several threads
 
 
 def scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """`ssd.ssd` by Triton's chunked scan."""
-    with _lock:
+    with undisturbed:  # it may be tuned here, and Triton's tuners are not made for several threads
         y, state = mamba_chunk_scan_combined(
             x, dt, A, B[:, :, None], C[:, :, None], CHUNK, D=D, initial_states=state, return_final_states=True
         )

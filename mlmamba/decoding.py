@@ -27,6 +27,7 @@ from mlmamba import backend
 from mlmamba.mamba2 import LanguageModel, LanguageOutput, State, layered
 
 log = logging.getLogger(__name__)
+CLOSED = "The decoder was closed."
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ class Together:
 
     def start(self, output: LanguageOutput, wish: Wish) -> "Seat":
         """Waits for a seat where all are taken; whoever is told to stop meanwhile has said nothing."""
+        if not self.thread.is_alive():
+            raise RuntimeError(CLOSED)
         seat = Seat(output, wish)
         while not self.room.acquire(timeout=0.05):
             if wish.stop is not None and wish.stop.is_set():
@@ -196,7 +199,11 @@ class Together:
             while waiting or not self.arrivals.empty():
                 arriving = self.arrivals.get()
                 if arriving is None:
-                    self._end(RuntimeError("The decoder was closed."))
+                    self._end(RuntimeError(CLOSED))
+                    while not self.arrivals.empty():
+                        late = self.arrivals.get()
+                        if late:
+                            late.leave(None, RuntimeError(CLOSED))
                     return
                 self._welcome(arriving)
                 waiting = not any(self.seats)
@@ -213,6 +220,7 @@ class Together:
 
     def _welcome(self, seat: "Seat") -> None:
         """Say the first token, which the prompt's own reading has chosen, and take a seat if more is to come."""
+        assert seat.output is not None
         try:
             token = seat.wish.choose(seat.output.logits[0, -1])
             seat.say(token)
@@ -222,9 +230,9 @@ class Together:
                 return
             number = self.seats.index(None)
             self.steps.sit(number, seat.output.state, token, seat.wish.temperature)
-            self.seats[number] = seat
+            self.seats[number], seat.output = seat, None  # its state would be held twice
         except Exception as fault:
-            seat.leave(seat.output.state, fault)
+            seat.leave(None, fault)
             self.room.release()
 
     def _step(self) -> None:
@@ -265,8 +273,8 @@ class Seat:
     """One answer of several that are decoded together."""
 
     def __init__(self, output: LanguageOutput, wish: Wish):
-        self.output, self.wish = output, wish
-        self.said = 0
+        self.output: LanguageOutput | None = output
+        self.wish, self.said = wish, 0
         self.ended = threading.Event()
         self.fault: Exception | None = None
         self.tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()

@@ -1,9 +1,8 @@
 """ML-Mamba, the figure of the paper: vision towers → scan connector → projector → Mamba-2 language model."""
 
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+import gc
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -16,14 +15,12 @@ from mlmamba.chat import ChatTokenizer, Conversation, check_question
 from mlmamba.config import LanguageConfig, MLMambaConfig, TransformerConfig
 from mlmamba.connector import Connector
 from mlmamba.decoding import Alone, Decoder, Together
-from mlmamba.errors import MemoryFull, UserError
+from mlmamba.errors import UserError
 from mlmamba.images import ImageSource, open_image
 from mlmamba.mamba2 import LanguageModel
 from mlmamba.reading import FixedReader, Reader
 from mlmamba.transformer import Transformer
 from mlmamba.vision import Vision
-
-Found = TypeVar("Found")
 
 
 class MLMamba(nn.Module):
@@ -34,16 +31,22 @@ class MLMamba(nn.Module):
 
     vision: Vision | None
 
-    def __init__(self, config: MLMambaConfig, tokenizer: Tokenizer | None = None, vision: Vision | None = None):
+    def __init__(
+        self,
+        config: MLMambaConfig,
+        tokenizer: Tokenizer | None = None,
+        vision: Vision | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        """`dtype`: that a Transformer, which may be large, is made in."""
         super().__init__()
         self.config = config
         self.connector = Connector(config.connector)
-        self.language_model = reader(config.language)
+        self.language_model = reader(config.language, dtype)
         self._chat_tokenizer = ChatTokenizer(tokenizer) if tokenizer else None
         self.reader = Reader(self)
         self.decoder: Decoder = Alone(self.language_model)
         self.backend = backend.choose("cpu")
-        self.conversations: weakref.WeakValueDictionary[int, Conversation] = weakref.WeakValueDictionary()  # by id()
         object.__setattr__(self, "vision", vision)  # past nn.Module: not a part of the weights
 
     def forward(self, pixels: Tensor, ids: Tensor, kind: str | None = None) -> Tensor:
@@ -103,12 +106,16 @@ class MLMamba(nn.Module):
         What a GPU does is recorded as graphs, and its kernels are tuned when they are first used: both is done here,
         so that no visitor waits for it.
         """
-        if isinstance(self.language_model, LanguageModel):
-            if self.backend.graphs:
-                self.reader = FixedReader(self)
-            self.decoder = Together(self.language_model, seats, self.config.vocab_words)
-        if self.backend.device.type != "cpu":
-            self.warm_up()
+        try:
+            if isinstance(self.language_model, LanguageModel):
+                if self.backend.graphs:
+                    self.reader = FixedReader(self)
+                self.decoder = Together(self.language_model, seats, self.config.vocab_words)
+            if self.backend.device.type != "cpu":
+                self.warm_up()
+        except BaseException:
+            self.stop_serving()  # its thread would hold the model for good
+            raise
         return self
 
     def stop_serving(self) -> "MLMamba":
@@ -116,6 +123,7 @@ class MLMamba(nn.Module):
         if isinstance(self.decoder, Together):
             self.decoder.close()
         self.reader, self.decoder = Reader(self), Alone(self.language_model)
+        gc.collect()  # of what refers to itself
         return self
 
     def warm_up(self) -> None:
@@ -125,21 +133,6 @@ class MLMamba(nn.Module):
             for _ in range(2):
                 for _ in conversation.ask("?", max_new_tokens=4):
                     pass
-
-    def with_room(self, compute: Callable[[], Found]) -> Found:
-        """What `compute` gives. Where the memory runs out, conversations at rest make room, and it is tried once more.
-
-        Raises MemoryFull where that isn't enough.
-        """
-        try:
-            with backend.within_memory():
-                return compute()
-        except MemoryFull:
-            others = [ref() for ref in self.conversations.valuerefs()]
-            if not sum([other.rest() for other in others if other is not None]):
-                raise
-        with backend.within_memory():
-            return compute()
 
     def check_connector(self, kind: str | None) -> str:
         """The connector to use; the first that has weights by default. Raises UserError for one without."""
@@ -178,9 +171,9 @@ class MLMamba(nn.Module):
         return pieces if stream else "".join(pieces)
 
 
-def reader(config: LanguageConfig | TransformerConfig) -> LanguageModel | Transformer:
+def reader(config: LanguageConfig | TransformerConfig, dtype: torch.dtype | None) -> LanguageModel | Transformer:
     """What reads patches and words: Mamba-2; in the race's rival a Transformer."""
-    return LanguageModel(config) if isinstance(config, LanguageConfig) else Transformer(config)
+    return LanguageModel(config) if isinstance(config, LanguageConfig) else Transformer(config, dtype)
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ Cache = Any  # transformers' DynamicCache, which is slow to import: keys and val
 class Transformer(nn.Module):
     """Used as `LanguageModel` is. What it carries is a cache that grows with each token; none is ever changed."""
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, dtype: torch.dtype | None = None):
         from transformers import AutoConfig, AutoModel
 
         super().__init__()
@@ -31,7 +32,7 @@ class Transformer(nn.Module):
             max_position_embeddings=config.max_positions,
             pad_token_id=None,
         )
-        self.decoder: Any = AutoModel.from_config(sizes, attn_implementation="sdpa")
+        self.decoder: Any = AutoModel.from_config(sizes, attn_implementation="sdpa", dtype=dtype)
 
     @property
     def embedding(self) -> nn.Embedding:

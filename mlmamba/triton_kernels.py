@@ -12,7 +12,6 @@ read, a norm with its gate would go over float32 seven times. All is summed in f
 nothing is differentiable.
 """
 
-import threading
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mlmamba import ssd
+from mlmamba.backend import undisturbed
 from mlmamba.ssd import LayerWeights
 
 NAME = "Triton norms and steps"
@@ -143,7 +143,6 @@ def _rms_norm(x, weight, gate, y, x_step, gate_step, d, eps, GATED: tl.constexpr
     tl.store(y + place * d + column, value * scale * tl.load(weight + column, inside, 0.0).to(tl.float32), inside)
 
 
-_lock = threading.Lock()  # Triton's tuner is not made for several threads
 _tuners = [
     triton.autotune(configs, key=["n", "k", "ONTO", "WIDTH"], cache_results=True)(_product)
     for configs in (ONE, SEVERAL)
@@ -180,7 +179,7 @@ def product(
     config = _best.get(key) if weight.numel() >= TUNED_FROM else (SEVERAL if several else ONE)[0]
     with torch.accelerator.device_index(x.device.index):
         if config is None:
-            with _lock:
+            with undisturbed:
                 launch(_tuners[several], conv.clone())  # a copy, over which all that are tried may write
                 config = _best[key] = _tuners[several].best_config
         launch(_product, conv, **config.all_kwargs())

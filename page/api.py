@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +16,11 @@ from gradio.components import Component
 
 import mlmamba
 from mlmamba.bench import race as racing
-from mlmamba.chat import check_question
+from mlmamba.chat import check_question, with_room
 from mlmamba.errors import UserError
 from page.chat import Chat
 from page.limits import ANSWER_S, LATE, MEASURE_S, TOO_LONG, in_time
-from page.race import CONTEXTS, TOKENS, Race
+from page.race import CONTEXTS, TOKENS, Race, roomy
 from page.see import KINDS
 from visualize import Trace, View, record
 from visualize.figures import TYPES, export
@@ -124,9 +125,12 @@ class Api:
             image, name = self.opened(picture), self.speakers.first
             pair = self.race_tab.pair(name, None)
             stop = threading.Event()
-            messages = racing.run(pair, image, question, tokens=tokens, context=context, stop=stop)
-            with closing(in_time(messages, MEASURE_S, TOO_LONG)) as timely:
-                *_, result = timely
+            run = partial(racing.run, pair, image, question, tokens=tokens, context=context, stop=stop)
+            try:
+                with closing(in_time(roomy(run), MEASURE_S, TOO_LONG)) as timely:
+                    *_, result = timely
+            finally:
+                self.race_tab.let_go()
             return {"race": result["race"], **self.race_tab.where(name)}
 
         return await self.once(raced, alone=True)
@@ -148,7 +152,7 @@ class Api:
             conversation = self.answered(picture, question, kind)
         else:
             conversation = model.start(self.opened(picture), kind if trained else None)
-        return record(conversation, kind, answered=bool(conversation.turns))
+        return with_room(lambda: record(conversation, kind, answered=bool(conversation.turns)))
 
     @staticmethod
     def opened(picture: str | None) -> Any:

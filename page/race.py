@@ -5,10 +5,11 @@ It opens on recorded runs, before any model has loaded; what is measured here co
 """
 
 import base64
+import gc
 import io
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import aclosing, closing
 from functools import cache
 from typing import Any
@@ -21,7 +22,8 @@ from mlmamba.backend import within_memory
 from mlmamba.bench import machine, results, rivals, scaling
 from mlmamba.bench import race as racing
 from mlmamba.bench.runners import OurRunner, Runner
-from mlmamba.errors import UserError
+from mlmamba.chat import make_room, with_room
+from mlmamba.errors import MemoryFull, UserError
 from page.chat import EXAMPLES, EXAMPLES_DIR, PREVIEW, QUESTIONS, Chat
 from page.limits import MEASURE_S, TOO_LONG, in_time
 from page.sessions import Session
@@ -66,6 +68,18 @@ def recorded() -> list[dict[str, Any]]:
     return shown
 
 
+def roomy(run: Callable[[], Iterable[dict]]) -> Generator[dict, None, None]:
+    """What a run tells. Where the memory runs out, conversations at rest make room, and it is begun once more."""
+    try:
+        with within_memory(FULL):
+            yield from run()
+    except MemoryFull:
+        if not make_room():
+            raise
+        with within_memory(FULL):
+            yield from run()
+
+
 class Race:
     """The view, what would be raced, and the measuring that it asks for."""
 
@@ -102,9 +116,14 @@ class Race:
         if not isinstance(model, mlmamba.MLMamba):  # it is in replicas, or its GPU is lent
             raise UserError("A race needs the model beside the page, and here it runs elsewhere; see a recorded run.")
         if name not in self.rivals:
-            self.rivals[name] = model.with_room(lambda: rivals.find(model))
+            self.rivals[name] = with_room(lambda: rivals.find(model))
         ours = OurRunner(model, f"ML-Mamba {model.config.name}", connector)
         return ours.launched(graph), self.rivals[name].launched(graph)
+
+    def let_go(self) -> None:
+        """Of rivals that are as large as their models, and as soon made again: those with random weights."""
+        self.rivals = {name: rival for name, rival in self.rivals.items() if rival.trained}
+        gc.collect()
 
     # what is asked
 
@@ -172,7 +191,7 @@ class Race:
         """What a run tells, as values of the view, its result last; nothing more once it has been stopped."""
         stop, finished = self._stop(event, session), False
         try:
-            with within_memory(FULL), closing(in_time(run(stop), MEASURE_S, TOO_LONG)) as messages:
+            with closing(in_time(roomy(lambda: run(stop)), MEASURE_S, TOO_LONG)) as messages:
                 for message in messages:
                     if stop.is_set():
                         return
@@ -189,6 +208,7 @@ class Race:
             yield failure(event, FAILED)
         finally:  # also when the visitor leaves
             stop.set()
+            self.let_go()
 
     def where(self, name: str) -> dict[str, Any]:
         """What a model is measured on, as recorded runs have it."""

@@ -16,6 +16,7 @@ import gradio as gr
 from anyio import to_thread
 
 from mlmamba.backend import within_memory
+from mlmamba.chat import with_room
 from mlmamba.errors import UserError
 from page.chat import EXAMPLES, EXAMPLES_DIR, Chat
 from page.sessions import Session
@@ -67,7 +68,7 @@ class See:
                 and kind in conversation.model.config.connector.kinds
             ):
                 speaker = conversation.beside(kind)
-            session.traces[kind] = key, record(speaker, kind, session.example)
+            session.traces[kind] = key, with_room(lambda: record(speaker, kind, session.example))
         return session.traces[kind][1]
 
     # what is asked

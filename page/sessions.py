@@ -2,6 +2,7 @@
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillLoading
@@ -12,16 +13,24 @@ from PIL import Image
 
 import mlmamba
 from mlmamba import backend
-from mlmamba.errors import UserError
+from mlmamba.chat import with_room
+from mlmamba.errors import MemoryFull, UserError
 from page.limits import KEPT_S, VISITORS
 from page.line import Line
 
+FULL = "There is not enough memory for this model beside what has been loaded; choose another."
 PATIENCE_S = 20  # how long a visitor's click waits for a model that is being loaded
 
 
 def load_here(name: str, device: str, seats: int) -> mlmamba.MLMamba:
     """A model in this process that writes the answers of all visitors who are served as one batch."""
-    return mlmamba.load(name, device=device).serve(seats)
+    try:
+        return with_room(lambda: mlmamba.load(name, device=device).serve(seats))
+    except MemoryFull:
+        raise MemoryFull(FULL) from None
+    except Exception as problem:
+        traceback.clear_frames(problem.__traceback__)  # it is kept, and they hold what was loaded
+        raise
 
 
 class Speakers:

@@ -347,6 +347,22 @@ def test_who_still_sits_there_is_told_of_the_end(lm):
     with pytest.raises(RuntimeError, match="closed"):
         list(decoding)
     assert not decoder.thread.is_alive()
+    with pytest.raises(RuntimeError, match="closed"):
+        decoder.start(prompts(lm, 1)[0], wish(9))
+
+
+def test_a_model_that_cannot_be_made_ready_leaves_no_thread(model, monkeypatch):
+    monkeypatch.setattr(model, "backend", dataclasses.replace(model.backend, device=torch.device("meta")))
+    threads = []
+
+    def full() -> None:
+        threads.append(model.decoder.thread)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(model, "warm_up", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        model.serve(2)
+    assert isinstance(model.decoder, Alone) and not threads[0].is_alive()
 
 
 def test_nothing_of_a_visitor_stays_in_a_seat(lm, together):

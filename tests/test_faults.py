@@ -1,12 +1,20 @@
 """What fails on the machine: the next visitor is served, and the log says what happened."""
 
+import gc
 import re
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import BOT, TIMEOUT_MS, ask, serve
 from test_hosting import give, padded
+
+import mlmamba
+from mlmamba import backend
+from mlmamba.errors import MemoryFull
+from page import race, sessions
 
 MEADOW = Path(__file__).resolve().parent.parent / "examples" / "meadow.jpg"
 # a disk with room for no file above 500 kB, as far as the page can tell
@@ -130,3 +138,58 @@ def test_a_look_that_fails(browser, failing, expect, fault, sentence):
     page.wait_for_selector('.scan-view[aria-busy="false"]')
     expect(notice).to_be_hidden()
     page.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [(MemoryError, "choose another"), (torch.OutOfMemoryError, "choose another"), (KeyError, "broke")],
+)
+def test_a_model_that_cannot_be_loaded_holds_no_memory(monkeypatch, fault, told):
+    """Though what went wrong is kept, and told to all who choose that model."""
+    made = []
+
+    class Model:
+        def serve(self, seats: int) -> None:
+            self.weights = torch.zeros(10)
+            made.append(weakref.ref(self.weights))
+            raise fault("it broke")
+
+    monkeypatch.setattr(mlmamba, "load", lambda *_, **__: Model())
+    speakers = sessions.Speakers("tiny", "cpu")
+    for _ in range(2):
+        with pytest.raises(MemoryFull if told != "broke" else fault, match=told):
+            speakers.get("tiny")
+    kept = speakers._models["tiny"].exception()
+    gc.collect()
+    assert kept is not None and len(made) >= 1 and made[0]() is None
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_race_is_begun_again_where_others_make_room(monkeypatch, given_up):
+    begun = []
+
+    def run():
+        begun.append(1)
+        yield {"type": "progress"}
+        if len(begun) == 1:
+            raise MemoryError
+        yield {"type": "result"}
+
+    monkeypatch.setattr(race, "make_room", lambda: given_up)
+    if given_up:
+        assert [message["type"] for message in race.roomy(run)] == ["progress", "progress", "result"]
+    else:
+        with pytest.raises(MemoryFull, match="both sides"):
+            list(race.roomy(run))
+        assert len(begun) == 1
+
+
+def test_memory_that_runs_out_under_a_library_is_known_by_its_words():
+    for words in (
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory",
+    ):
+        with pytest.raises(MemoryFull), backend.within_memory():
+            raise RuntimeError(words)
+    with pytest.raises(RuntimeError, match="launch failure"), backend.within_memory():
+        raise RuntimeError("CUDA error: unspecified launch failure")

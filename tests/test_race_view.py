@@ -142,7 +142,7 @@ import page.race
 
 class OurRunner(SimpleNamespace):
     def __init__(self, model, name, connector=None):
-        super().__init__(name=name)
+        super().__init__(name=name, trained=True)
 
     def launched(self, graph):
         self.graph = graph

@@ -6,6 +6,7 @@ cache (as a graph) and with a growing one. No token can come sooner than its byt
 carried from token to token (read and written by Mamba-2, read by a Transformer).
 """
 
+import gc
 import importlib.util
 import logging
 import time
@@ -34,8 +35,10 @@ STEPS = 64  # tokens at a time
 SEATS = 8  # as a page has on a GPU
 COPIED = 1 << 30  # bytes
 KERNELS = 12  # of a profile
+PROMPT = 256
 log = logging.getLogger(__name__)
-Times = Callable[[int, int], list[float]]  # batch, context → seconds a token, of each repeat
+Side = tuple[nn.Module, Callable[[int, int], list[float]]]  # batch, context → seconds a token, of each repeat
+Ready = Callable[..., Callable[[], Any]]  # gives a step
 
 
 def run(
@@ -52,36 +55,51 @@ def run(
     """
     start = started(model, image, question, repeats, clock)
     bandwidth = bytes_copied(model, copied, repeats, clock)
-    reader, transformer = model.language_model, rivals.same_shape(model).language_model
+    reader = model.language_model
     assert isinstance(reader, LanguageModel)
-    timing: dict[str, Any] = {"repeats": repeats, "clock": clock, "steps": steps}
-    measure = partial(steps_of, model, **timing)
-    sides: list[tuple[str, nn.Module, Times]] = [
-        ("ML-Mamba, graph", reader, partial(measure, reader, fixed_state)),
-        ("ML-Mamba, eager", reader, partial(measure, reader, eager)),
-        ("Transformer of this shape, graph", transformer, partial(measure, transformer, fixed_cache)),
-        ("Transformer of this shape, eager", transformer, partial(measure, transformer, eager)),
-    ]
-    if importlib.util.find_spec("mamba_ssm"):
+    timing: dict[str, Any] = {"repeats": repeats, "clock": clock}
+    measure = partial(steps_of, model, steps=steps, **timing)
+
+    def ours(ready: Ready) -> Side:
+        return reader, partial(measure, reader, ready)
+
+    def transformer(ready: Ready) -> Side:
+        other = rivals.same_shape(model).language_model
+        return other, partial(measure, other, ready)
+
+    def mamba_ssm() -> Side:
         theirs = mamba_ssm_model(reader)
-        sides.append(("mamba_ssm, graph", theirs, partial(generated, theirs, **timing)))
+        return theirs, partial(generated, theirs, steps=steps, **timing)
+
+    sides: dict[str, Callable[[], Side]] = {
+        "ML-Mamba, graph": partial(ours, fixed_state),
+        "ML-Mamba, eager": partial(ours, eager),
+        "Transformer of this shape, graph": partial(transformer, fixed_cache),
+        "Transformer of this shape, eager": partial(transformer, eager),
+    }
+    if importlib.util.find_spec("mamba_ssm"):
+        sides["mamba_ssm, graph"] = mamba_ssm
     rows: list[dict[str, Any]] = []
     points = [(batch, context) for batch in batches for context in contexts]
-    for name, read, times in sides:
+    for name, made in sides.items():
+        side: Side | None = None  # made when its turn comes, and gone after it
         for batch, context in points:
             what = f"{name}, {batch} at {context:,}"
             yield {"type": "progress", "done": len(rows), "of": len(points) * len(sides), "what": what}
-            row = {"side": name, "batch": batch, "context": context, "decode_s": None, "failed": None}
-            row["limit_s"] = traffic(read, batch, context) / bandwidth
+            row = {"side": name, "batch": batch, "context": context, "limit_s": None, "decode_s": None, "failed": None}
             try:
                 with within_memory():
-                    row["decode_s"] = spread(times(batch, context))
+                    side = side or made()
+                    row["limit_s"] = traffic(side[0], batch, context) / bandwidth
+                    row["decode_s"] = spread(side[1](batch, context))
             except MemoryFull:
                 row["failed"] = "out of memory"
             except Exception as problem:  # one side's fault takes nothing from the others
                 log.exception("%s", what)
                 row["failed"] = f"failed: {type(problem).__name__}"
             rows.append(row)
+        side = None
+        gc.collect()
     runner, picture = OurRunner(model, model.config.name), open_image(image)
     prompt = runner.prompt(question, None)
     firsts = [lap(runner, picture, prompt, 1, clock=clock).said[0] for _ in range(repeats + 1)][1:]
@@ -151,7 +169,7 @@ def timed(step: Callable[[], Any], device: torch.device, n: int, repeats: int, c
 
 @torch.inference_mode()
 def steps_of(
-    model: MLMamba, reader: Any, ready: Callable[..., Callable[[], Any]], batch: int, context: int, *,
+    model: MLMamba, reader: Any, ready: Ready, batch: int, context: int, *,
     steps: int, repeats: int, clock: Clock,
 ) -> list[float]:  # fmt: skip
     """Seconds of a step that `ready` prepares for `batch` users, each with `context` random words of their own."""
@@ -160,9 +178,7 @@ def steps_of(
 
 
 @torch.inference_mode()
-def prepared(
-    model: MLMamba, reader: Any, ready: Callable[..., Callable[[], Any]], batch: int, context: int, length: int
-) -> Callable[[], Any]:
+def prepared(model: MLMamba, reader: Any, ready: Ready, batch: int, context: int, length: int) -> Callable[[], Any]:
     """A step after `context` random words; there is room for `length`."""
     words, device = model.config.vocab_words, model.backend.device
     ids = torch.randint(words, (1, context), generator=torch.Generator().manual_seed(0)).to(device)
@@ -245,8 +261,12 @@ def mamba_ssm_model(ours: LanguageModel) -> Any:
 
 @torch.inference_mode()
 def generated(model: Any, batch: int, context: int, *, steps: int, repeats: int, clock: Clock) -> list[float]:
-    """Seconds a token of mamba_ssm's generate: of `steps` + 1 tokens, less one."""
-    device = model.lm_head.weight.device
+    """Seconds a token of mamba_ssm's generate: of `steps` + 1 tokens, less one.
+
+    After at most PROMPT words: its state does not grow with them, and the difference of two long prompts' times would
+    be lost in what these vary by.
+    """
+    device, context = model.lm_head.weight.device, min(context, PROMPT)
     vocabulary = model.config.vocab_size
     ids = torch.randint(vocabulary, (batch, context), generator=torch.Generator().manual_seed(0)).to(device)
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 import mlmamba
+from mlmamba.backend import undisturbed
 from mlmamba.bench.runners import Launching, OurRunner, Runner
 from mlmamba.config import TransformerConfig
 from mlmamba.errors import UserError
@@ -53,11 +54,12 @@ def same_shape(model: MLMamba) -> MLMamba:
     n_layers = max(1, round((ours - around - config.language.vocab_size * d) / (12 * d * d)))
     heads = max(1, d // (80 if d % 80 == 0 else 32))
     sizes = TransformerConfig("phi", d, n_layers, heads, 4 * d, config.language.vocab_size)
-    with torch.device(model.backend.device):
+    with torch.device(model.backend.device), undisturbed:  # its weights are drawn
         rival = MLMamba(
             replace(config, name="shape", connector=replace(config.connector, kinds=("mlp",)), language=sizes),
             model.chat_tokenizer.tokenizer,
             model.towers,
+            model.backend.dtype,
         )
     return rival.run_on(model.backend)
 
