@@ -106,6 +106,8 @@ class Stream:
 
     def wait_stream(self, other: "Stream") -> None: ...
 
+    def synchronize(self) -> None: ...
+
 
 class Graph:
     """In place of `torch.cuda.CUDAGraph`."""
@@ -133,7 +135,7 @@ def appear() -> None:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     torch._C._ensureCUDADeviceGuardSet()  # one that needs no driver
     cuda: Any = torch.cuda
-    cuda._lazy_init = cuda.empty_cache = cuda.synchronize = lambda *_: None
+    cuda._lazy_init = cuda.empty_cache = cuda.set_stream = lambda *_: None
     cuda.is_available = cuda.is_bf16_supported = lambda *_: True
     cuda.get_device_name = lambda *_: "a GPU that isn't there"
     cuda.Stream = cuda.current_stream = Stream
