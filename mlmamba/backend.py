@@ -132,10 +132,12 @@ def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], Non
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may compute meanwhile
                 step()
-        except RuntimeError:
-            log.exception("No CUDA graph can be recorded; kernels are launched one by one.")
+        except RuntimeError as error:
             if torch.cuda.is_available():
                 torch.cuda.set_stream(stream)  # a recording that fails may not have come back to it
+            if isinstance(error, torch.OutOfMemoryError):  # others can make room
+                raise
+            log.exception("No CUDA graph can be recorded; kernels are launched one by one.")
             return step
     return graph.replay
 

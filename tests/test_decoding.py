@@ -179,11 +179,18 @@ def test_an_answer_leaves_the_state_that_it_began_at(lm):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a graph can be recorded here")
-def test_where_no_graph_can_be_recorded_steps_are_done_one_by_one(caplog):
+def test_where_no_graph_can_be_recorded_steps_are_done_one_by_one(caplog, monkeypatch):
     def step() -> None: ...
 
     assert backend.repeated(step, torch.device("cpu")) is step and not caplog.text
     assert backend.repeated(step, torch.device("cuda")) is step and "No CUDA graph" in caplog.text
+
+    def too_large() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", too_large)
+    with pytest.raises(torch.OutOfMemoryError):
+        backend.repeated(step, torch.device("cuda"))
 
 
 def test_what_a_graph_would_lose_shows():
