@@ -1,6 +1,7 @@
 """The one place that picks a device, a dtype and the kernels; no other file names "cuda"."""
 
 import ctypes
+import gc
 import importlib.util
 import logging
 import sys
@@ -110,7 +111,8 @@ def kernels_for(device_type: str) -> Kernels:
 # Held by who records a graph, of which CUDA can do one at a time, and by who does what a recording elsewhere can't
 # bear: tune kernels (which waits for the whole device), or draw from PyTorch's own generator.
 undisturbed = threading.RLock()
-FULL_TOO = "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED"  # of no class of their own
+# what memory that runs out is called where it has no class of its own: by PyTorch on a CPU, by CUDA, and its libraries
+FULL_TOO = "can't allocate memory", "CUDA error: out of memory", "[CUDA]: out of memory", "ALLOC_FAILED", "ALLOCATION_"
 
 
 def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
@@ -122,7 +124,7 @@ def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], Non
         return step
     with undisturbed:
         try:
-            stream = torch.cuda.current_stream()
+            stream = torch.cuda.current_stream(device)
             aside = torch.cuda.Stream()
             aside.wait_stream(stream)
             with torch.cuda.stream(aside):
@@ -135,7 +137,7 @@ def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], Non
         except RuntimeError as error:
             if torch.cuda.is_available():
                 torch.cuda.set_stream(stream)  # a recording that fails may not have come back to it
-            if isinstance(error, torch.OutOfMemoryError):  # others can make room
+            if tells_of_full_memory(error):  # others can make room
                 raise
             log.exception("No CUDA graph can be recorded; kernels are launched one by one.")
             return step
@@ -164,9 +166,18 @@ def copies(source: Sequence[Tensor]) -> list[Tensor]:
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given here, so that a clock read now is true."""
     if device.type == "cuda":
-        torch.cuda.current_stream().synchronize()  # of the whole device it would break a recording elsewhere
+        torch.cuda.current_stream(device).synchronize()  # of the whole device it would break a recording elsewhere
     elif device.type != "cpu":
         getattr(torch, device.type).synchronize()
+
+
+def tells_of_full_memory(error: BaseException | None) -> bool:
+    """Whether an error, or the one before it, says that memory has run out."""
+    if error is None:
+        return False
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(told in str(error) for told in FULL_TOO):
+        return True
+    return tells_of_full_memory(error.__context__)
 
 
 FULL = "The memory is full; clear the chat or ask in fewer words, or try again when fewer people ask."
@@ -178,11 +189,11 @@ def within_memory(sentence: str = FULL) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        classed = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not classed and not any(told in str(error) for told in FULL_TOO):
+        if not tells_of_full_memory(error):
             raise
         log.error("out of memory: %s", str(error))  # a record of the error itself would hold all that led to it
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that there was memory for
+        gc.collect()  # of what refers to itself, as a model does
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         raise MemoryFull(sentence) from None

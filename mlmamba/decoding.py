@@ -130,9 +130,9 @@ class Steps:
         self.state = language_model.empty(seats)
         self.of_seat = [[each[seat : seat + 1] for each in chain(*self.state)] for seat in range(seats)]
         self.tokens = torch.zeros(seats, 1, dtype=torch.long, device=like.device)
-        self.logits = torch.zeros(seats, words, device=like.device)
-        self.temperature = torch.zeros(seats, 1, device=like.device)
-        self.noise = torch.ones(seats, words, device=like.device)
+        real: Any = {"dtype": torch.float32, "device": like.device}
+        self.logits = torch.zeros(seats, words, **real)
+        self.temperature, self.noise = torch.zeros(seats, 1, **real), torch.ones(seats, words, **real)
         self.advance = backend.repeated(self._advance, like.device)
         for seat in range(seats):
             self.clear(seat)  # what it was made ready on
@@ -168,21 +168,21 @@ class Together:
         self.steps = Steps(language_model, seats, words)
         self.seats: list[Seat | None] = [None] * seats
         self.arrivals: queue.SimpleQueue[Seat | None] = queue.SimpleQueue()
-        self.room = threading.Semaphore(seats)
+        self.room, self.closed = threading.Semaphore(seats), False
         self.thread = threading.Thread(target=self._run, name="decoder", daemon=True)
         self.thread.start()
         atexit.register(self.close)  # a thread that is cut off amid PyTorch would abort the process
 
     def start(self, output: LanguageOutput, wish: Wish) -> "Seat":
         """Waits for a seat where all are taken; whoever is told to stop meanwhile has said nothing."""
-        if not self.thread.is_alive():
-            raise RuntimeError(CLOSED)
         seat = Seat(output, wish)
-        while not self.room.acquire(timeout=0.05):
+        while not self.room.acquire(timeout=0.05) and not self.closed:
             if wish.stop is not None and wish.stop.is_set():
                 seat.leave(output.state)
                 return seat
         self.arrivals.put(seat)
+        if self.closed:  # then nobody may come for it
+            seat.leave(None, RuntimeError(CLOSED))
         return seat
 
     def close(self) -> None:
@@ -199,6 +199,7 @@ class Together:
             while waiting or not self.arrivals.empty():
                 arriving = self.arrivals.get()
                 if arriving is None:
+                    self.closed = True
                     self._end(RuntimeError(CLOSED))
                     while not self.arrivals.empty():
                         late = self.arrivals.get()

@@ -67,7 +67,9 @@ class Normalise(nn.Module):
         super()._apply(fn, recurse)
         device, (mean, std) = self.mean.device, self.constants
         # follow the device but stay in float32: in bfloat16 the constants would be off by up to 0.2 %
-        self.mean, self.std = (torch.tensor(each, device=device)[:, None, None] for each in (mean, std))
+        self.mean, self.std = (
+            torch.tensor(each, dtype=torch.float32, device=device)[:, None, None] for each in (mean, std)
+        )
         if before[0].device == device:  # stay in place, too: a graph may have been recorded on them
             self.mean, self.std = before
         return self

@@ -7,7 +7,6 @@ import secrets
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,11 +122,10 @@ class Api:
             if tokens not in TOKENS or context not in CONTEXTS:
                 raise UserError("There is no such race: choose 32, 64 or 128 tokens, and a context of 1024 or 4096.")
             image, name = self.opened(picture), self.speakers.first
-            pair = self.race_tab.pair(name, None)
-            stop = threading.Event()
-            run = partial(racing.run, pair, image, question, tokens=tokens, context=context, stop=stop)
+            how: dict[str, Any] = {"tokens": tokens, "context": context, "stop": threading.Event()}
             try:
-                with closing(in_time(roomy(run), MEASURE_S, TOO_LONG)) as timely:
+                messages = roomy(lambda: racing.run(self.race_tab.pair(name, None), image, question, **how))
+                with closing(in_time(messages, MEASURE_S, TOO_LONG)) as timely:
                     *_, result = timely
             finally:
                 self.race_tab.let_go()

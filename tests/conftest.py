@@ -20,6 +20,7 @@ from urllib.request import urlopen
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("MAMBA_DETERMINISTIC", "1")  # on a GPU its kernels would be tuned for minutes
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 BOT, USER = '#chat [data-testid="bot"]', '#chat [data-testid="user"]'
 TIMEOUT_MS = 120_000  # for what takes a moment, on machines that are busy

