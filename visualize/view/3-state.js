@@ -81,6 +81,18 @@ async function ask(view, type, args) {
   }
 }
 
+/** Beside what went wrong, a way to try it again. */
+function offerAgain(view) {
+  const again = element('button', 'scan-button scan-again', 'Try again');
+  again.type = 'button';
+  again.addEventListener('click', () => {
+    view.failed.clear();
+    notice(view, '');
+    start(view);
+  });
+  view.at['notice-text'].append(again);
+}
+
 /** Ask for a part of a trace, once. False where it was asked for in vain. */
 function askForPart(view, trace, name) {
   if (trace.absent.has(name)) return false;
@@ -112,7 +124,7 @@ async function loadTrace(view, kind) {
     else if (!view.failed.has(other)) {
       view.failed.add(kind);
       loadTrace(view, other);
-    }
+    } else offerAgain(view); // there is nothing to go back to
     return;
   }
   view.traces[kind] = openTrace(payload);
