@@ -22,7 +22,7 @@ from mlmamba.backend import within_memory
 from mlmamba.bench import machine, results, rivals, scaling
 from mlmamba.bench import race as racing
 from mlmamba.bench.runners import OurRunner, Runner
-from mlmamba.chat import make_room, with_room
+from mlmamba.chat import make_room
 from mlmamba.errors import MemoryFull, UserError
 from page.chat import EXAMPLES, EXAMPLES_DIR, PREVIEW, QUESTIONS, Chat
 from page.limits import MEASURE_S, TOO_LONG, in_time
@@ -116,7 +116,7 @@ class Race:
         if not isinstance(model, mlmamba.MLMamba):  # it is in replicas, or its GPU is lent
             raise UserError("A race needs the model beside the page, and here it runs elsewhere; see a recorded run.")
         if name not in self.rivals:
-            self.rivals[name] = with_room(lambda: rivals.find(model))
+            self.rivals[name] = rivals.find(model)
         ours = OurRunner(model, f"ML-Mamba {model.config.name}", connector)
         return ours.launched(graph), self.rivals[name].launched(graph)
 
