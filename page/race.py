@@ -73,11 +73,12 @@ def roomy(run: Callable[[], Iterable[dict]]) -> Generator[dict, None, None]:
     try:
         with within_memory(FULL):
             yield from run()
+        return
     except MemoryFull:
         if not make_room():
             raise
-        with within_memory(FULL):
-            yield from run()
+    with within_memory(FULL):  # not in the handler, where another fault would be taken for one of memory
+        yield from run()
 
 
 class Race:

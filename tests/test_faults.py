@@ -5,6 +5,7 @@ import re
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -187,6 +188,25 @@ def test_a_race_is_begun_again_where_others_make_room(monkeypatch, given_up):
         with pytest.raises(MemoryFull, match="both sides"):
             list(race.roomy(run))
         assert len(begun) == 1
+
+
+def test_another_fault_after_room_was_made_is_not_one_of_memory(monkeypatch):
+    faults = iter([MemoryError(), RuntimeError("shapes differ")])
+
+    def run():
+        yield {"type": "progress"}
+        raise next(faults)
+
+    monkeypatch.setattr(race, "make_room", lambda: True)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(race.roomy(run))
+
+
+def test_a_rival_with_random_weights_is_let_go_and_a_trained_one_kept():
+    trained, drawn = SimpleNamespace(trained=True), SimpleNamespace(trained=False)
+    tab = SimpleNamespace(rivals={"tiny": trained, "3b": drawn})
+    race.Race.let_go(tab)
+    assert tab.rivals == {"tiny": trained}
 
 
 def test_memory_that_runs_out_under_a_library_is_known_by_its_words():
