@@ -156,7 +156,7 @@ def test_a_model_that_cannot_be_loaded_holds_no_memory(monkeypatch, fault, told)
 
     class Model:
         def serve(self, seats: int) -> None:
-            self.weights = torch.zeros(10)
+            self.weights, self.reader = torch.zeros(10), self  # a model and its reader know each other
             made.append(weakref.ref(self.weights))
             raise fault("it broke")
 
@@ -166,8 +166,9 @@ def test_a_model_that_cannot_be_loaded_holds_no_memory(monkeypatch, fault, told)
         with pytest.raises(MemoryFull if told != "broke" else fault, match=told):
             speakers.get("tiny")
     kept = speakers._models["tiny"].exception()
-    gc.collect()
-    assert kept is not None and len(made) >= 1 and made[0]() is None
+    if fault is KeyError:
+        gc.collect()  # there is no haste where the memory isn't full
+    assert kept is not None and made[0]() is None
 
 
 @pytest.mark.parametrize("given_up", [False, True])
