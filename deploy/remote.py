@@ -20,10 +20,10 @@ from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 
 from deploy.replica import Replica, Talk
 from mlmamba import MLMamba, MLMambaConfig, backend, hub, weights
-from mlmamba.chat import Reading
 from mlmamba.errors import UserError
 from mlmamba.images import ImageSource, open_image
-from page.elsewhere import Answered, ConversationElsewhere, Wanted, unpack
+from page.elsewhere import Answered, ConversationElsewhere, Wanted
+from visualize import Trace
 
 TRIES = 3  # replicas that may die of a question before it is given up
 POLL_S = 0.05  # seconds between two looks at whether an answer is to stop
@@ -116,13 +116,11 @@ class RemoteConversation(ConversationElsewhere):
     def _talk(self) -> Talk:
         return Talk(self._id, self._picture, self.connector, tuple(self.turns))
 
-    def look(self, connector: str | None = None, answered: bool = True) -> Reading:
-        """As of `Conversation`."""
+    def trace(self, kind: str, picture: str | None, answered: bool) -> Trace:
         handle = self.model.handle.options(session_id=self._id)
         for _ in range(TRIES):
             try:
-                read = handle.look.remote(self._talk(), connector or self.connector, answered).result()
-                return unpack(read)
+                return handle.trace.remote(self._talk(), kind, picture, answered).result()
             except RayTaskError as error:
                 raise error.cause from error
             except RayActorError:

@@ -14,8 +14,9 @@ from ray import serve
 
 import mlmamba
 from mlmamba.chat import Conversation
-from page.elsewhere import Answered, Wanted, answer, pack
+from page.elsewhere import Answered, Wanted, answer, trace
 from page.line import Line
+from visualize import Trace
 
 KEPT = 4  # conversations a seat: whoever comes back after more others is read again from the history
 
@@ -59,10 +60,9 @@ class Replica:
         with self._conversation(talk) as conversation:
             yield from answer(conversation, wanted, self.id)
 
-    def look(self, talk: Talk, connector: str, answered: bool) -> bytes:
-        """A `Reading`, packed."""
+    def trace(self, talk: Talk, kind: str, picture: str | None, answered: bool) -> Trace:
         with self._conversation(talk) as conversation:
-            return pack(conversation.look(connector, answered))
+            return trace(conversation, kind, picture, answered)
 
     @contextmanager
     def _conversation(self, talk: Talk) -> Generator[Conversation, None, None]:

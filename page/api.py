@@ -15,13 +15,14 @@ from gradio.components import Component
 
 import mlmamba
 from mlmamba.bench import race as racing
-from mlmamba.chat import check_question, with_room
+from mlmamba.chat import check_question
 from mlmamba.errors import UserError
+from page import elsewhere
 from page.chat import Chat
 from page.limits import ANSWER_S, LATE, MEASURE_S, TOO_LONG, in_time
 from page.race import CONTEXTS, TOKENS, Race, roomy
 from page.see import KINDS
-from visualize import Trace, View, record
+from visualize import Trace, View
 from visualize.figures import TYPES, export
 from visualize.trace import NAMES
 
@@ -150,7 +151,7 @@ class Api:
             conversation = self.answered(picture, question, kind)
         else:
             conversation = model.start(self.opened(picture), kind if trained else None)
-        return with_room(lambda: record(conversation, kind, answered=bool(conversation.turns)))
+        return elsewhere.trace(conversation, kind, answered=bool(conversation.turns))
 
     @staticmethod
     def opened(picture: str | None) -> Any:

@@ -1,6 +1,5 @@
 """Conversations whose model is elsewhere: in replicas (`deploy/`), or on a GPU that is lent (`page/zero.py`)."""
 
-import io
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -9,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from mlmamba import Timings
-from mlmamba.chat import Conversation, Reading, check_question
+from mlmamba.chat import Conversation, check_question, with_room
+from visualize import Trace, record
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,27 @@ def answer(conversation: Conversation, wanted: Wanted, by: str) -> Generator[str
     yield Answered(conversation.turns[-1][1], conversation.timings, by)
 
 
-def pack(reading: Reading) -> bytes:
-    """As `torch.save` writes it: its tensors may lie on a device that the page has not."""
-    file = io.BytesIO()
-    torch.save(reading, file)
-    return file.getvalue()
+def trace(conversation: Conversation, kind: str, picture: str | None = None, answered: bool = True) -> Trace:
+    """The trace of a conversation, made where its model is: it is far smaller than the scans it is made of.
 
-
-def unpack(packed: bytes) -> Reading:
-    """What `pack` packed, which must be from a process of our own, on the CPU."""
-    return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
+    Raises UserError where the memory runs out, or where it can't be had from there.
+    """
+    if isinstance(conversation, ConversationElsewhere):
+        return conversation.trace(kind, picture, answered)
+    return with_room(lambda: record(conversation, kind, picture, answered))
 
 
 class ConversationElsewhere(Conversation):
-    """Picture and turns are here, the model and its state are not."""
+    """Picture and turns are here, the model and its state are not; `trace` is there in place of `look`."""
 
     by: str | None = None  # who wrote the last answer
 
     def answered(self, wanted: Wanted, stop: threading.Event) -> Generator[str | Answered, None, None]:
         """What is said there, and its end unless `stop` came first."""
+        raise NotImplementedError
+
+    def trace(self, kind: str, picture: str | None, answered: bool) -> Trace:
+        """What the function of this name returns there."""
         raise NotImplementedError
 
     def ask(

@@ -16,11 +16,11 @@ import gradio as gr
 from anyio import to_thread
 
 from mlmamba.backend import within_memory
-from mlmamba.chat import with_room
 from mlmamba.errors import UserError
+from page import elsewhere
 from page.chat import EXAMPLES, EXAMPLES_DIR, Chat
 from page.sessions import Session
-from visualize import View, record
+from visualize import View
 from visualize.component import ScanView, asked, failure, reply
 from visualize.figures import export
 from visualize.payload import pack, pack_answer, part, unpack
@@ -68,7 +68,7 @@ class See:
                 and kind in conversation.model.config.connector.kinds
             ):
                 speaker = conversation.beside(kind)
-            session.traces[kind] = key, with_room(lambda: record(speaker, kind, session.example))
+            session.traces[kind] = key, elsewhere.trace(speaker, kind, session.example)
         return session.traces[kind][1]
 
     # what is asked

@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 
 import mlmamba
-from mlmamba.chat import Conversation, Reading
+from mlmamba.chat import Conversation
 from mlmamba.errors import UserError
 from mlmamba.images import ImageSource, open_image
-from page.elsewhere import Answered, ConversationElsewhere, Wanted, answer, pack, unpack
+from page.elsewhere import Answered, ConversationElsewhere, Wanted, answer, trace
 from page.limits import ANSWER_S
 from page.sessions import Speakers, load_here
+from visualize import Trace
 
 LOOK_S = 30  # seconds that a look at the scan may take of the GPU
 SEATS = 2  # answers at once: each has a process with the whole model on its GPU
@@ -65,12 +66,11 @@ def lent_answer(
 
 
 @spaces.GPU(duration=LOOK_S)
-def lent_look(
-    name: str, picture: Image.Image, connector: str, turns: Turns, kind: str | None, answered: bool
-) -> bytes | Refused:
-    """A `Reading`, packed."""
+def lent_trace(
+    name: str, image: Image.Image, connector: str, turns: Turns, kind: str, picture: str | None, answered: bool
+) -> Trace | Refused:
     try:
-        return pack(conversation(name, picture, connector, turns).look(kind, answered))
+        return trace(conversation(name, image, connector, turns), kind, picture, answered)
     except UserError as problem:
         return Refused(problem)
 
@@ -100,15 +100,14 @@ class LentConversation(ConversationElsewhere):
     def _call(self) -> tuple[str, Image.Image, str, Turns]:
         return self.model.name, self.image, self.connector, tuple(self.turns)
 
-    def look(self, connector: str | None = None, answered: bool = True) -> Reading:
-        """As of `Conversation`."""
+    def trace(self, kind: str, picture: str | None, answered: bool) -> Trace:
         try:
-            read = lent_look(*self._call(), connector, answered)
+            made = lent_trace(*self._call(), kind, picture, answered)
         except gr.Error as problem:
             raise told(problem) from problem
-        if isinstance(read, Refused):
-            raise UserError(read)
-        return unpack(read)
+        if isinstance(made, Refused):
+            raise UserError(made)
+        return made
 
     def answered(self, wanted: Wanted, stop: threading.Event) -> Generator[str | Answered, None, None]:
         try:

@@ -27,6 +27,7 @@ from gradio_client.exceptions import AppError
 import mlmamba
 from mlmamba.decoding import Seat
 from mlmamba.errors import UserError
+from page import elsewhere
 from page.chat import Chat
 from page.race import Race
 from page.sessions import Session, Speakers
@@ -234,7 +235,7 @@ def test_the_scan_is_seen_from_replicas_and_a_race_is_not_run(chat, model, local
     for conversation in (here, there):
         list(conversation.ask(LONG))
     for ours, theirs in ((here, there), (here.beside("csm"), there.beside("csm"))):
-        expected, seen = record(ours), record(theirs)
+        expected, seen = record(ours), elsewhere.trace(theirs, theirs.connector)
         assert seen.kind == expected.kind and seen.answer and expected.answer
         assert [word.text for word in seen.answer.words] == [word.text for word in expected.answer.words]
         np.testing.assert_allclose(seen.maps, expected.maps, rtol=1e-3, atol=1e-4)

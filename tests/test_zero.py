@@ -24,6 +24,8 @@ from gradio_client.exceptions import AppError
 import mlmamba
 from page.chat import FAILED
 from page.limits import ANSWER_S
+from visualize import View, record
+from visualize.figures import export
 
 spaces = pytest.importorskip("spaces", reason="needs spaces: pip install -r requirements-dev.txt")
 MEADOW = ROOT / "examples" / "meadow.jpg"
@@ -128,8 +130,13 @@ def test_the_page_answers_with_a_lent_gpu(lender, host, visit):
     assert client.predict(handle_file(MEADOW), question, api_name="/ask") == "".join(local.ask(question))
     assert calls(lender)[before:] == ["schedule", "allow", "release"]
     assert lender.calls[before][1]["durationSeconds"] == str(ANSWER_S)
-    shown = json.loads(Path(client.predict(handle_file(MEADOW), "csm", format="json", api_name="/scan")).read_text())
-    assert shown
+    shown = client.predict(handle_file(MEADOW), "csm", question, word=2, format="json", api_name="/scan")
+    looked = local.model.start(MEADOW, "csm")
+    list(looked.ask(question))
+    _, _, expected = export(View(kind="csm", word=1), {"csm": record(looked)}, "json")
+    (seen,), (true,) = (json.loads(each)["connectors"] for each in (Path(shown).read_text(), expected))
+    assert (seen["answer"], seen["word"]) == (true["answer"], true["word"])
+    assert seen["merged"] == pytest.approx(true["merged"], rel=1e-3)
     page = visit(url)
     page.click("#examples button >> nth=0")
     page.wait_for_selector("#picture img")
