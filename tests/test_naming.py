@@ -85,7 +85,7 @@ def test_pushes_are_those_of_their_seed():
 @pytest.mark.slow
 def test_an_untrained_connector_names_what_the_head_names(vision, monkeypatch):
     """On photos that the fit has not seen: by chance it would be right once in some hundred times."""
-    monkeypatch.setattr(naming, "N_PICTURES", 96)
+    monkeypatch.setattr(naming, "N_PICTURES", 48)
     monkeypatch.setattr(naming, "FIT_STEPS", 100)
     tokenizer = Tokenizer.from_file(str(CHECKPOINTS / "tiny" / "tokenizer.json"))
     torch.manual_seed(0)
@@ -93,10 +93,11 @@ def test_an_untrained_connector_names_what_the_head_names(vision, monkeypatch):
     model = MLMamba(replace(TINY.model, vision=vision.config, connector=connector), tokenizer, vision)
     initialise(model)
     tower, teacher = vision.towers[0], Teacher(tokenizer, 0.6)
-    features, last = look(tower, Sources(DATA), 320, seed=0)
+    sources = Sources(DATA)
+    features, last = look(tower, sources, 320, seed=0)
+    others, maps = look(tower, sources, 320, seed=1)
 
     def right(kind: str) -> float:
-        others, maps = look(tower, Sources(DATA), 320, seed=1)
         with torch.no_grad():
             logits = model.language_model.head(model.connector(others, (10, 10), kind).features)
         sure, word = teacher.opinion(tower.classify_map(maps)).max(-1)
