@@ -39,7 +39,7 @@ def same(given, **close):
     for got, expected in zip(after(fast.layer_step, *given), after(ssd.layer_step, *given), strict=True):
         torch.testing.assert_close(got, expected, **close or {"atol": 1e-4, "rtol": 1e-4})
 
-for sizes in SIZES:
+for sizes in SIZES[:2]:
     same(case(*sizes))
 one, several = fast.ONE, fast.SEVERAL
 for fast.ONE in ([config] for config in one):
@@ -49,13 +49,13 @@ for fast.SEVERAL in ([config] for config in several):
 fast.ONE, fast.SEVERAL = one, several
 
 # a Δ that is nearly shut keeps its digits: all that a fresh state holds is Δ x B
-for closed in (-30.0, -16.0, -12.0, -8.0, 25.0):
-    for sizes in SIZES[:2]:
-        given = case(*sizes)
-        given[1].dt_bias.fill_(closed)
-        given[3].zero_()
-        got, expected = after(fast.layer_step, *given)[2], after(ssd.layer_step, *given)[2]
-        torch.testing.assert_close(got, expected, atol=1e-5 * expected.abs().max().item(), rtol=2e-4)
+given = case(*SIZES[1])
+given[1].dt_bias.copy_(torch.tensor([-30.0, -16.0, -12.0, -8.0, 25.0]))
+given[3].zero_()
+got, expected = after(fast.layer_step, *given)[2], after(ssd.layer_step, *given)[2]
+for head in range(5):
+    most = expected[:, head].abs().max().item()
+    torch.testing.assert_close(got[:, head], expected[:, head], atol=1e-5 * most, rtol=2e-4)
 
 for b, n, k in ((1, 301, 96), (17, 40, 33)):
     given = torch.randn(b, k, device=on) * 9, torch.randn(k, device=on), 1e-5, torch.randn(n, k, device=on)
@@ -98,13 +98,13 @@ print("normed as by plain PyTorch")
 TUNED = """
 fast.TUNED_FROM, tried = 1, []
 def bench(call, quantiles):
-    call(), call()
+    call()
     tried.append(1)
     return [1.0 / len(tried)] * 3  # the last is the fastest
 for tuner in fast._tuners:
     tuner._do_bench = bench
-for sizes in SIZES[:2]:
-    given = case(*sizes, torch.float16)
+for b in (1, 3):
+    given = case(b, 2, 16, 16, 32, torch.float16)
     for _ in range(2):
         for got, expected in zip(after(fast.layer_step, *given), after(ssd.layer_step, *given), strict=True):
             torch.testing.assert_close(got, expected, atol=1e-2, rtol=1e-2)
@@ -152,6 +152,7 @@ sys.modules["mamba_ssm"] = sys.modules["causal_conv1d"] = None
 from mlmamba import backend, mamba2
 from mlmamba.bench.peers import their_mamba2
 from mlmamba.config import LanguageConfig
+fast.ONE = fast.ONE[-1:]  # the fewest programs to interpret
 normed = []
 def norm(*given):
     normed.append(given)
