@@ -138,8 +138,11 @@ def test_a_look_that_fails(browser, failing, expect, fault, sentence):
     again.click()
     expect(notice).to_contain_text(sentence)
     expect(again).to_be_visible()
+    transport = page.locator('.scan-view [data-at="play"]')
+    expect(transport).to_be_hidden()  # there is nothing to play
     file.unlink()
     again.click()
+    expect(transport).to_be_visible()
     expect(page.locator('.scan-view [data-at="kinds"] label')).to_have_count(3)
     page.wait_for_selector('.scan-view[aria-busy="false"]')
     expect(notice).to_be_hidden()

@@ -65,6 +65,7 @@ function syncControls(view) {
   const { at, state } = view;
   const trace = view.traces[kindsShown(state)[0]] || Object.values(view.traces)[0];
   if (!trace) return;
+  view.root.classList.remove('scan-empty');
   const go = (key) => (value) => change(view, { [key]: value });
   const compare = state.kind === 'compare';
   const kinds = trace.kinds.map((kind) => ({ value: kind, label: KIND_NAMES[kind] || kind }));
