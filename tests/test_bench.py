@@ -285,13 +285,14 @@ def test_full_size_is_measured_beside_what_the_memory_allows(small):
         small[0], PICTURE, "Why?", batches=(1, 2), contexts=(20,), steps=4, copied=1 << 20, repeats=2,
         clock=lambda: float(next(ticks)),
     ))  # fmt: skip
-    told = messages[-1]["gpu"]
-    start = told["start"]
+    told, start = messages[-1]["gpu"], messages[-1]["gpu"]["start"]
     assert [start[key] for key in ("seats", "warm_up_s", "request_s", "memory")] == [8, 1.0, 1.0, None]
     assert start["first_token_s"]["median"] == 1 and told["first_eager_s"]["median"] == 2  # its picture seen at 1
-    reads = next(each for each in start["profile"] if each["kernel"] in ("aten::mm", "aten::addmm"))
+    reads = next(each for each in told["profile"]["a first token"] if each["kernel"] in ("aten::mm", "aten::addmm"))
     assert reads["times"] > 2 * small[0].config.language.n_layers
-    assert [m["done"] for m in messages[:-1]] == list(range(8)) and {m["of"] for m in messages[:-1]} == {8}
+    progress = [message for message in messages if message["type"] == "progress"]
+    assert [m["done"] for m in progress] == list(range(8)) and {m["of"] for m in progress} == {8}
+    assert sum(message["type"] == "point" for message in messages) == 8  # each row is told as soon as it is there
     assert told["copy_bytes_s"] == 2 * (1 << 20) * 10  # ten copies, read and written, in a second
     ours, _, theirs = told["rows"][0], told["rows"][1], told["rows"][4]
     assert "ML-Mamba" in ours["side"] and "Transformer" in theirs["side"]
@@ -310,7 +311,7 @@ def test_full_size_is_measured_beside_what_the_memory_allows(small):
     assert "with 9.0 GB of memory at most." in command.gpu_table(held)
     assert "| it broke |" in command.gpu_table(told | {"rows": [ours | {"decode_s": None, "failed": "it broke"}]})
     layers = small[0].config.language.n_layers
-    products = next(each for each in told["profile"] if each["kernel"] in ("aten::mm", "aten::addmm"))
+    products = next(each for each in told["profile"]["a token"] if each["kernel"] in ("aten::mm", "aten::addmm"))
     assert products["times"] == 2 * layers + 1  # two a layer, and the head
     assert f"`{products['kernel']}`" in table
 
@@ -420,6 +421,26 @@ def test_the_command_prints_and_writes_what_the_page_shows(small, sides, tmp_pat
     assert told["scaling"]["runners"][1]["batches"][0]["batch"] == 2
     assert told["machine"] == json.loads(json.dumps(machine.describe(small[0].backend)))
     assert main(["bench", "--tokens", "0"]) == 1 and "--tokens is 0" in capsys.readouterr().err
+
+
+def test_what_was_measured_is_kept_when_what_follows_fails(small, sides, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlmamba, "load", lambda *_, **__: small[0])
+    monkeypatch.setattr(rivals, "find", lambda *_: sides[1])
+    at_batch, measured = scaling.at_batch, []
+
+    def full(*given):
+        if len(measured) == 3:
+            raise mlmamba.errors.MemoryFull
+        measured.append(given)
+        return at_batch(*given)
+
+    monkeypatch.setattr(scaling, "at_batch", full)
+    command = "bench --tokens 4 --repeats 1 --contexts 64 --batches 2 3 --json".split()
+    assert main([*command, str(tmp_path / "here.json")]) == 1
+    told = results.read(tmp_path / "here.json")
+    assert len(told["races"]) == 1 and told["race"]["picture"] == "meadow"
+    one, other = told["scaling"]["runners"]
+    assert [point["batch"] for point in one["batches"]] == [2, 3] and len(other["batches"]) == 1
 
 
 def test_the_tiny_models_rival_is_its_trained_twin():

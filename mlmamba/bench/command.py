@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,17 @@ def run(options: argparse.Namespace) -> None:
         write(options.json, {"peers": told}, mlmamba.backend.choose("cpu", "float32"))
         return
     model = mlmamba.load(options.model, device=options.device, dtype=options.dtype)
+    measured: dict[str, Any] = {}
+
+    def keep(name: str, found: Any) -> None:
+        """Written as soon as it is known: what comes after it may fail."""
+        measured[name] = found
+        write(options.json, measured, model.backend)
+
     if options.gpu:
         if not model.backend.graphs:
             raise UserError("bench --gpu needs a CUDA GPU; without one, bench races on what is here.")
-        measured_there = last(gpu.run(model, options.image, options.question, repeats=options.repeats), "gpu")["gpu"]
-        print(gpu_table(measured_there))
-        write(options.json, {"gpu": measured_there}, model.backend)
+        print(gpu_table(last(gpu.run(model, options.image, options.question, repeats=options.repeats), "gpu", keep)))
         return
     runners = race.pair(model, options.rival, options.connector)
     races = []
@@ -74,10 +79,10 @@ def run(options: argparse.Namespace) -> None:
                 [runner.launched(graph) for runner in runners], options.image, options.question,
                 tokens=options.tokens, context=context, repeats=options.repeats,
             )  # fmt: skip
-            found = last(messages, "race")["race"]
-            print(race_table(found))
-            races.append(found)
-    measured: dict[str, Any] = {"race": races[0] | {"picture": Path(options.image).stem}, "races": races}
+            races.append(last(messages, "race"))
+            print(race_table(races[-1]))
+            keep("race", races[0] | {"picture": Path(options.image).stem})
+            keep("races", races)
     ours = [runner for runner in runners if isinstance(runner, OurRunner)]
     if len(ours) == 2:
         messages = scaling.run(
@@ -85,20 +90,22 @@ def run(options: argparse.Namespace) -> None:
             contexts=scaling.CONTEXTS if options.contexts is None else options.contexts,
             batches=scaling.BATCHES if options.batches is None else options.batches,
         )
-        measured["scaling"] = last(messages, "scaling")["scaling"]
-        print(scaling_table(measured["scaling"]))
+        print(scaling_table(last(messages, "scaling", keep)))
     print(json.dumps(machine.describe(model.backend) | machine.versions()))
-    write(options.json, measured, model.backend)
 
 
-def last(messages: Iterable[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The result, with a progress bar on the way to it."""
+def last(
+    messages: Iterable[dict[str, Any]], name: str, keep: Callable[[str, Any], None] = lambda name, found: None
+) -> dict[str, Any]:
+    """What was found in the end, with a progress bar on the way to it; `keep` is told of all that was found so far."""
     with tqdm(desc=name, leave=False) as bar:
         for message in messages:
             if message["type"] == "progress":
                 bar.total, bar.n = message["of"], message["done"]
                 bar.set_postfix_str(message["what"])
-    return message
+            else:
+                keep(name, message[name])
+    return message[name]
 
 
 def write(path: Path | None, measured: dict[str, Any], backend: mlmamba.backend.Backend) -> None:
@@ -190,7 +197,7 @@ def gpu_table(told: dict[str, Any]) -> str:
         table([f"{told['rows'][0]['side']}: where {what}'s time goes", "time", "times"], [
             [f"`{each['kernel'][:60]}`", f"{digits(each['seconds'] * 1e6)} µs", digits(each["times"])] for each in of
         ])
-        for what, of in (("a token", told["profile"]), ("a first token", start["profile"]))
+        for what, of in told["profile"].items()
     ]  # fmt: skip
     warm, request = (f"{digits(start[key])} s" for key in ("warm_up_s", "request_s"))
     begun = f"Ready for {start['seats']} users after {warm}; the first question was answered in {request}"

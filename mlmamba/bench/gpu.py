@@ -46,15 +46,19 @@ def run(
     contexts: Sequence[int] = CONTEXTS, steps: int = STEPS, copied: int = COPIED, repeats: int = 5,
     clock: Clock = time.perf_counter,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Messages {"type": "progress", …}, and at the end {"type": "result", "gpu": {…}}.
+    """Messages {"type": "progress", …}, {"type": "point", "gpu": {…}} after each row, and at the end {"type": "result",
+    "gpu": {…}}.
 
-    start: see `started`. copy_bytes_s: of a copy on the device, both what is read and what is written. rows: of a side
-    at a batch and a context, seconds of a token for each of the batch: decode_s (None where it "failed") and
-    limit_s. first_eager_s: from the picture to the first token, read kernel by kernel. profile: see `profile`, of the
-    first row.
+    start: see `started`. copy_bytes_s: of a copy on the device, both what is read and what is written. first_eager_s:
+    from the picture to the first token, read kernel by kernel. rows: of a side at a batch and a context, seconds of a
+    token for each of the batch: decode_s (None where it "failed") and limit_s. profile: see `profile`, of a token as in
+    the first row and of a first token as it is served; done last, for what watches may slow.
     """
     start = started(model, image, question, repeats, clock)
     bandwidth = bytes_copied(model, copied, repeats, clock)
+    runner, picture = OurRunner(model, model.config.name), open_image(image)
+    prompt = runner.prompt(question, None)
+    firsts = [lap(runner, picture, prompt, 1, clock=clock).said[0] for _ in range(repeats + 1)][1:]
     reader = model.language_model
     assert isinstance(reader, LanguageModel)
     timing: dict[str, Any] = {"repeats": repeats, "clock": clock}
@@ -80,6 +84,8 @@ def run(
     if importlib.util.find_spec("mamba_ssm"):
         sides["mamba_ssm, graph"] = mamba_ssm
     rows: list[dict[str, Any]] = []
+    told: dict[str, Any] = {"start": start, "copy_bytes_s": bandwidth, "first_eager_s": spread(firsts)}
+    told |= {"n_patches": runner.n_patches, "steps": steps, "repeats": repeats, "rows": rows}
     points = [(batch, context) for batch in batches for context in contexts]
     for name, made in sides.items():
         side: Side | None = None  # made when its turn comes, and gone after it
@@ -98,35 +104,32 @@ def run(
                 log.exception("%s", what)
                 row["failed"] = f"failed: {type(problem).__name__}"
             rows.append(row)
+            yield {"type": "point", "gpu": told}
         side = None
         gc.collect()
-    runner, picture = OurRunner(model, model.config.name), open_image(image)
-    prompt = runner.prompt(question, None)
-    firsts = [lap(runner, picture, prompt, 1, clock=clock).said[0] for _ in range(repeats + 1)][1:]
-    told = {"start": start, "copy_bytes_s": bandwidth, "steps": steps, "repeats": repeats, "rows": rows}
-    told |= {"n_patches": runner.n_patches, "first_eager_s": spread(firsts)}
     batch, context = points[0]
     step = prepared(model, reader, fixed_state, batch, context, context + 2 * steps)
-    told["profile"] = profile(step, model.backend.device, steps)
+    told["profile"] = {"a token": profile(step, model.backend.device, steps)}
+    del step
+    model.serve(SEATS)
+    first = partial(model.chat, picture, question, max_new_tokens=1)
+    told["profile"]["a first token"] = profile(first, model.backend.device, repeats)
+    model.stop_serving()
     yield {"type": "result", "gpu": told}
 
 
 def started(model: MLMamba, image: ImageSource, question: str, repeats: int, clock: Clock) -> dict[str, Any]:
     """As a page starts: warm_up_s until it can answer `seats` users, request_s of the first question's whole answer,
     and the memory that this took at most (memory, in bytes; None on a CPU). Then, as it answers, first_token_s from a
-    picture to the first token, and the `profile` of that."""
+    picture to the first token."""
     begun, picture = clock(), open_image(image)
     model.serve(SEATS)
     ready = clock()
     model.chat(image, question)
     told: dict[str, Any] = {"seats": SEATS, "warm_up_s": ready - begun, "request_s": clock() - ready}
     told["memory"] = most_memory(model.backend.device)
-
-    def first() -> None:
-        model.chat(picture, question, max_new_tokens=1)
-
+    first = partial(model.chat, picture, question, max_new_tokens=1)
     told["first_token_s"] = spread(timed(first, model.backend.device, 1, repeats, clock))
-    told["profile"] = profile(first, model.backend.device, repeats)
     model.stop_serving()
     return told
 
