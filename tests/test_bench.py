@@ -437,7 +437,8 @@ def test_what_was_measured_is_kept_when_what_follows_fails(small, sides, tmp_pat
     monkeypatch.setattr(scaling, "at_batch", full)
     command = "bench --tokens 4 --repeats 1 --contexts 64 --batches 2 3 --json".split()
     assert main([*command, str(tmp_path / "here.json")]) == 1
-    told = results.read(tmp_path / "here.json")
+    (written,) = tmp_path.iterdir()  # whole, and nothing beside it
+    told = results.read(written)
     assert len(told["races"]) == 1 and told["race"]["picture"] == "meadow"
     one, other = told["scaling"]["runners"]
     assert [point["batch"] for point in one["batches"]] == [2, 3] and len(other["batches"]) == 1

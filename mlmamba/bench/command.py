@@ -122,7 +122,9 @@ def write(path: Path | None, measured: dict[str, Any], backend: mlmamba.backend.
         "command": shlex.join(["python", "-m", "mlmamba", *sys.argv[1:]]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(told | measured, indent=1) + "\n", encoding="utf-8")
+    partial = path.with_name(path.name + ".partial")  # the page reads this folder, and a half-written run would stop it
+    partial.write_text(json.dumps(told | measured, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def race_table(told: dict[str, Any]) -> str:
